@@ -1,0 +1,57 @@
+# One word for each habit. `make help` lists them; every word makes sure first that .venv is up to date.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+PY := .venv/bin/python
+READY := .venv/.ready
+
+# Arguments of single words: make bench ARGS=--quick, make sim SEEDS=50 FIRST=1, make sim-one SEED=7, make fuzz FUZZ_S=60.
+ARGS ?=
+SEEDS ?= 500
+FIRST ?= 1
+SEED ?= 1
+FUZZ_S ?= 60
+
+.PHONY: help setup demo test check bench compare sim sim-one crash fuzz clean
+
+help: ## list these words
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with the locked dependencies (does nothing when it is up to date)
+
+$(READY): uv.lock pyproject.toml ops/setup.sh
+	@bash ops/setup.sh
+	@touch $@
+
+demo: $(READY) ## 200 money transfers while the server is killed three times and the worker once
+	@$(PY) -m ops.demo $(ARGS)
+
+test: $(READY) ## all tests (about 20 minutes at most on 2 cores)
+	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+check: $(READY) ## ruff, mypy --strict, layers, tidy, docs
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy --strict
+	@$(PY) -m pytest -q tests/test_layers.py tests/test_tidy.py tests/test_docs.py
+
+bench: $(READY) ## throughput, cost and latency, next to the real server where it is built (ARGS=--quick)
+	@$(PY) -m ops.bench $(ARGS)
+
+compare: $(READY) ## the same workflows here and on the real server: do the histories agree?
+	@$(PY) -m tests.compare $(ARGS)
+
+sim: $(READY) ## the deterministic simulator: SEEDS=n FIRST=k
+	@$(PY) -m chaos.sim run --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+
+sim-one: $(READY) ## one seed of the simulator, told in full: SEED=n
+	@$(PY) -m chaos.sim one --seed $(SEED) $(ARGS)
+
+crash: $(READY) ## SIGKILLs at random moments under load, then the audit of every acknowledgement
+	@$(PY) -m chaos.crash $(ARGS)
+
+fuzz: $(READY) ## descriptor-driven fuzzing of every served call for FUZZ_S seconds
+	@OUTLAST_FUZZ_S=$(FUZZ_S) $(PY) -m pytest tests/fuzz $(ARGS)
+
+clean: ## remove what the other words made (keeps .venv)
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""What a run owes the world: a pure function of its state, recomputed after every change and after every crash.
+
+There is no queue that could disagree with history. Every effect is idempotent (its request id comes from the run and an
+event id) and ends in an entry that makes it disappear from here.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from temporalio.api.enums.v1 import ParentClosePolicy
+
+from cluster.core.machines import activity, child
+from cluster.core.state import RunState, Status
+
+CALLBACK_SUCCEEDED = 5  # temporal.api.enums.v1.CallbackState
+CALLBACK_FAILED = 4
+
+
+class OfferWorkflowTask(msgspec.Struct, frozen=True):
+    """The scheduled workflow task waits for a worker."""
+
+    scheduled_event_id: int
+    stamp: int
+
+
+class OfferActivityTask(msgspec.Struct, frozen=True):
+    """An activity's current attempt waits for a worker."""
+
+    scheduled_event_id: int
+    stamp: int
+
+
+class StartChild(msgspec.Struct, frozen=True):
+    initiated_event_id: int
+
+
+class SignalExternal(msgspec.Struct, frozen=True):
+    initiated_event_id: int
+
+
+class CancelExternal(msgspec.Struct, frozen=True):
+    initiated_event_id: int
+
+
+class TellParent(msgspec.Struct, frozen=True):
+    """The closed run's parent must hear how it ended."""
+
+
+class ApplyClosePolicy(msgspec.Struct, frozen=True):
+    """The closed run's child must be terminated, cancelled or let go."""
+
+    initiated_event_id: int
+
+
+Effect = OfferWorkflowTask | OfferActivityTask | StartChild | SignalExternal | CancelExternal | TellParent | ApplyClosePolicy
+
+
+def effects(state: RunState) -> list[Effect]:
+    """All that is outstanding, in the order of the events that made it so."""
+    if state.is_open:
+        return _of_open_run(state)
+    if state.status == Status.NONE:
+        return []
+    owed: list[Effect] = [ApplyClosePolicy(one.initiated_event_id) for one in child.owes_close_policy(state)]
+    if state.parent is not None and not state.parent_told and not state.new_run_id:
+        owed.append(TellParent())
+    return owed
+
+
+def _of_open_run(state: RunState) -> list[Effect]:
+    owed: list[Effect] = []
+    is_paused = state.status == Status.PAUSED
+    task = state.task
+    if task is not None and not task.started_event_id and not is_paused:
+        owed.append(OfferWorkflowTask(task.scheduled_event_id, task.stamp))
+    if state.activities and not is_paused:
+        for one in state.activities.values():
+            if activity.is_dispatchable(one):
+                owed.append(OfferActivityTask(one.scheduled_event_id, activity.offer_stamp(one)))
+    if state.children:
+        owed.extend(StartChild(one.initiated_event_id) for one in state.children.values() if not one.is_started)
+    if state.signals_out:
+        owed.extend(map(SignalExternal, state.signals_out))
+    if state.cancels_out:
+        owed.extend(map(CancelExternal, state.cancels_out))
+    return owed
+
+
+def is_abandoned(parent_close_policy: int) -> bool:
+    return parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON

@@ -1,0 +1,206 @@
+"""An entry: what one transition changed in one run, in order. It is what the journal holds and what regions ship.
+
+Items are applied in order:
+- bytes: a public HistoryEvent, encoded once; takes the next event id and changes the state.
+- Buffered: an event that came while a workflow task was started; changes the state now, gets its id at the flush.
+- Flushed: a buffered event with its id; joins the history, its effect on the state has been taken already.
+- notes: what public history does not show, each as the whole new value.
+- Base: a state to begin from (a reset's shared prefix, whose events were stored before the entry).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cluster.core.state import Activity, Callback, Child, Update, WorkflowTask
+
+ENTRY_FORMAT = 1
+
+
+class Buffered(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+    event: bytes
+
+
+class Flushed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+    event: bytes
+
+
+class Base(msgspec.Struct, frozen=True, array_like=True, tag="B"):
+    """snapshot: encode_state of the fold of the prefix; the prefix's events are in the store already."""
+
+    snapshot: bytes
+    last_event_id: int
+
+
+class TaskNote(msgspec.Struct, frozen=True, array_like=True, tag="t"):
+    """The pending workflow task (None = none), the attempt of the next one, and why the last one failed."""
+
+    task: WorkflowTask | None
+    next_attempt: int
+    stamp: int
+    failure: bytes = b""
+    failed_cause: int = 0
+
+
+class StickyNote(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    queue: str
+    timeout_ns: int
+
+
+class WorkerNote(msgspec.Struct, frozen=True, array_like=True, tag="w"):
+    """Who completed the last workflow task, as far as its event does not say."""
+
+    sdk_name: str
+    sdk_version: str
+
+
+class ActivityNote(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+    activity: Activity
+
+
+class UnbufferNote(msgspec.Struct, frozen=True, array_like=True, tag="n"):
+    """A buffered event that shall never join the history: a timer fired, and was cancelled by a worker that could not know."""
+
+    index: int
+
+
+class ChildNote(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+    child: Child
+
+
+class ChildDoneNote(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """The parent-close policy was carried out for this child of a closed run."""
+
+    initiated_event_id: int
+
+
+class OutboxNote(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+    """Request id of an outgoing signal or cancel, made when it was initiated."""
+
+    initiated_event_id: int
+    request_id: str
+
+
+class UpdateNote(msgspec.Struct, frozen=True, array_like=True, tag="u"):
+    update: Update
+
+
+class UpdateGoneNote(msgspec.Struct, frozen=True, array_like=True, tag="g"):
+    """Rejected or aborted: no trace stays."""
+
+    update_id: str
+
+
+class RequestIdNote(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """A request id this run must recognise: of its start, or of a later attached request."""
+
+    request_id: str
+    event_type: int
+    event_id: int
+    is_start: bool = False
+
+
+class CallbackNote(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+    index: int
+    callback: Callback
+
+
+class CancelNote(msgspec.Struct, frozen=True, array_like=True, tag="x"):
+    """Request id of the accepted cancel request."""
+
+    request_id: str
+
+
+class CloseNote(msgspec.Struct, frozen=True, array_like=True, tag="z"):
+    """After the close: the parent knows; a reset superseded this run."""
+
+    parent_told: bool = False
+    reset_run_id: str = ""
+
+
+class DeletedNote(msgspec.Struct, frozen=True, array_like=True, tag="D"):
+    """The run is gone: by its retention, or by an operator's wish."""
+
+    reason: str
+
+
+Note = (
+    TaskNote
+    | StickyNote
+    | WorkerNote
+    | ActivityNote
+    | UnbufferNote
+    | ChildNote
+    | ChildDoneNote
+    | OutboxNote
+    | UpdateNote
+    | UpdateGoneNote
+    | RequestIdNote
+    | CallbackNote
+    | CancelNote
+    | CloseNote
+    | DeletedNote
+)
+Item = (
+    bytes
+    | Buffered
+    | Flushed
+    | Base
+    | TaskNote
+    | StickyNote
+    | WorkerNote
+    | ActivityNote
+    | UnbufferNote
+    | ChildNote
+    | ChildDoneNote
+    | OutboxNote
+    | UpdateNote
+    | UpdateGoneNote
+    | RequestIdNote
+    | CallbackNote
+    | CancelNote
+    | CloseNote
+    | DeletedNote
+)
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One transition of one run. first_event_id: the id the first event item takes."""
+
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    first_event_id: int
+    at: int  # ns since the epoch: the `now` of the transition
+    items: list[Item]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_group_decoder = msgspec.msgpack.Decoder(list[Entry])
+_entry_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+class EntryFormatError(Exception):
+    """The record was written by a newer version of this program."""
+
+
+def encode_entry(entry: Entry) -> bytes:
+    return _encoder.encode(entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    return _entry_decoder.decode(data)
+
+
+def encode_group(encoded_entries: list[bytes]) -> bytes:
+    """One journal record: the format byte and a msgpack array of entries that are encoded already."""
+    count = len(encoded_entries)
+    head = bytes((ENTRY_FORMAT, 0xDD)) + count.to_bytes(4, "big")
+    return head + b"".join(encoded_entries)
+
+
+def decode_group(data: bytes) -> list[Entry]:
+    """Raises EntryFormatError for a record of a format this program does not know."""
+    if not data or data[0] != ENTRY_FORMAT:
+        raise EntryFormatError(f"journal record format {data[:1]!r} is not {ENTRY_FORMAT}: run the version that wrote it, or newer")
+    return _group_decoder.decode(memoryview(data)[1:])

@@ -1,0 +1,33 @@
+"""One file per state machine. Importing the package registers every applier and every command."""
+
+from cluster.core.machines import (
+    activity,
+    child,
+    close,
+    commands,
+    completion,
+    external,
+    lifecycle,
+    properties,
+    start,
+    successor,
+    timer,
+    update,
+    workflow_task,
+)
+
+__all__ = [
+    "activity",
+    "child",
+    "close",
+    "commands",
+    "completion",
+    "external",
+    "lifecycle",
+    "properties",
+    "start",
+    "successor",
+    "timer",
+    "update",
+    "workflow_task",
+]

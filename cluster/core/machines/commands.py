@@ -1,0 +1,93 @@
+"""Commands: what a worker wishes in answer to a workflow task. Each machine registers the commands it serves.
+
+A wish that cannot be a fact raises BadCommand: the workflow task fails with its cause, the run is unharmed, and nothing
+of the same answer counts (the whole transition is thrown away).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from temporalio.api.command.v1 import Command
+from temporalio.api.enums.v1 import CommandType, WorkflowTaskFailedCause
+from temporalio.api.protocol.v1 import Message as ProtocolMessage
+
+from cluster.core.transition import Transition
+
+
+class BadCommand(Exception):
+    """message: what is wrong, in words for the workflow's developer."""
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+
+
+class Completion:
+    """The answer to a workflow task while its commands are taken one by one.
+
+    completed_event_id: the event all command events refer to.
+    eager_activity_ids: scheduled event ids of activities whose task goes back with the reply.
+    successor: the new run of a continue-as-new, retry or cron, in the same append as the close.
+    messages: protocol messages by id, removed as commands consume them.
+    resolve_namespace: name -> (id, name) of a namespace a command may name; raises BadCommand if there is none.
+    check_search_attributes: raises ValueError with the reason if names or values are not registered ones.
+    """
+
+    __slots__ = (
+        "check_search_attributes",
+        "close_command_seen",
+        "completed_event_id",
+        "eager_activity_ids",
+        "identity",
+        "may_be_eager",
+        "messages",
+        "needs_task",
+        "original_scheduled_at",
+        "resolve_namespace",
+        "successor",
+        "t",
+        "worker_queue",
+    )
+
+    def __init__(
+        self,
+        t: Transition,
+        completed_event_id: int,
+        identity: str,
+        *,
+        messages: dict[str, ProtocolMessage],
+        resolve_namespace: Callable[[str], tuple[str, str] | None],
+        check_search_attributes: Callable[[Any], None],
+        may_be_eager: bool,
+    ) -> None:
+        self.t = t
+        self.completed_event_id = completed_event_id
+        self.identity = identity
+        self.messages = messages
+        self.resolve_namespace = resolve_namespace
+        self.check_search_attributes = check_search_attributes
+        self.may_be_eager = may_be_eager
+        self.eager_activity_ids: list[int] = []
+        self.successor: Transition | None = None
+        self.close_command_seen = False
+        self.original_scheduled_at = 0  # of the task that was answered: a chain of heartbeats keeps it
+        self.needs_task = False  # a command's outcome (a cancelled activity nobody had) must be told at once
+
+
+CommandHandler = Callable[[Completion, Command], None]
+COMMANDS: dict[int, CommandHandler] = {}
+C = TypeVar("C", bound=CommandHandler)
+
+
+def command(command_type: CommandType.ValueType) -> Callable[[C], C]:
+    """Registers the one function that decides this command."""
+
+    def register(function: C) -> C:
+        assert command_type not in COMMANDS, f"two handlers for command {command_type}"
+        COMMANDS[command_type] = function
+        return function
+
+    return register

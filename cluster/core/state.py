@@ -1,0 +1,355 @@
+"""The state of one run: a fold over its entries and nothing else.
+
+Parts that change are frozen structs kept in dicts, replaced whole and never mutated. So `fork` is a handful of shallow
+copies: decide works on a fork, an error throws the fork away, success makes it the state. Sub-messages that the server
+only passes on (payloads, failures, policies) stay encoded bytes. Times are ns since the epoch, 0 = unset; durations ns.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from enum import IntEnum
+
+import msgspec
+
+SNAPSHOT_FORMAT = 1
+
+
+class Status(IntEnum):
+    """temporal.api.enums.v1.WorkflowExecutionStatus."""
+
+    NONE = 0
+    RUNNING = 1
+    COMPLETED = 2
+    FAILED = 3
+    CANCELED = 4
+    TERMINATED = 5
+    CONTINUED_AS_NEW = 6
+    TIMED_OUT = 7
+    PAUSED = 8
+
+
+class TaskType(IntEnum):
+    """A speculative task has no events until its worker has shown that it needs them (updates only)."""
+
+    NORMAL = 1
+    SPECULATIVE = 2
+
+
+class UpdateStage(IntEnum):
+    """temporal.api.enums.v1.UpdateWorkflowExecutionLifecycleStage, with SENT between admitted and accepted."""
+
+    ADMITTED = 1
+    SENT = 2
+    ACCEPTED = 3
+    COMPLETED = 4
+
+
+class WorkflowTask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The pending workflow task. attempt > 1 = transient: its events are written when it completes."""
+
+    scheduled_event_id: int
+    scheduled_at: int
+    attempt: int = 1
+    type: int = TaskType.NORMAL
+    timeout_ns: int = 0
+    started_event_id: int = 0
+    started_at: int = 0
+    request_id: str = ""
+    identity: str = ""
+    original_scheduled_at: int = 0  # of the first task of a chain of heartbeats
+    schedule_to_start_at: int = 0  # sticky or speculative: when to give up the queue
+    is_sticky: bool = False
+    stamp: int = 0
+    history_bytes: int = 0
+    suggest_reasons: tuple[int, ...] = ()
+    # What a scheduled or started event says beyond the above (queue, versions), for tasks whose events come later.
+    started_attributes: bytes = b""
+    events_written: bool = True  # scheduled (and started) events are in the history
+
+    @property
+    def is_started(self) -> bool:
+        return self.started_event_id != 0
+
+    @property
+    def is_transient(self) -> bool:
+        return self.attempt > 1
+
+
+class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pending activity. started_at != 0 = a worker has it; next_attempt_at != 0 = waits for its next attempt."""
+
+    scheduled_event_id: int
+    activity_id: str
+    activity_type: str
+    task_queue: str
+    first_scheduled_at: int
+    scheduled_at: int  # of the current attempt
+    attempt: int = 1
+    stamp: int = 0
+    schedule_to_close_ns: int = 0
+    schedule_to_start_ns: int = 0
+    start_to_close_ns: int = 0
+    heartbeat_ns: int = 0
+    retry_policy: bytes = b""  # temporal.api.common.v1.RetryPolicy; empty = no retries
+    started_event_id: int = 0  # 0 while started but not yet written (the event is written at the end, with the attempt)
+    started_at: int = 0
+    request_id: str = ""
+    identity: str = ""
+    next_attempt_at: int = 0
+    cancel_requested: bool = False
+    cancel_requested_event_id: int = 0
+    heartbeat_at: int = 0
+    heartbeat_details: bytes = b""  # Payloads
+    last_failure: bytes = b""  # Failure
+    last_worker_identity: str = ""
+    last_attempt_ended_at: int = 0
+    priority: bytes = b""
+    paused_at: int = 0
+    pause_identity: str = ""
+    pause_reason: str = ""
+    pause_request_id: str = ""
+    was_reset: bool = False  # told to the running attempt by its heartbeats
+    reset_heartbeats: bool = False  # the next attempt begins without the progress of this one
+    worker_version: bytes = b""
+    deployment_version: bytes = b""  # WorkerDeploymentVersion of the worker that took it last
+
+    @property
+    def is_started(self) -> bool:
+        return self.started_at != 0
+
+
+class Timer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user timer that has not fired."""
+
+    timer_id: str
+    started_event_id: int
+    fires_at: int
+
+
+class Child(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A child workflow that was wished for and has not ended. started_event_id 0 = start outstanding (or buffered)."""
+
+    initiated_event_id: int
+    namespace: str
+    namespace_id: str
+    workflow_id: str
+    workflow_type: str
+    parent_close_policy: int
+    request_id: str
+    run_id: str = ""  # set once started
+    started_event_id: int = 0
+    is_started: bool = False
+    initiated_version: int = 0
+
+
+class ExternalSignal(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A signal to another workflow that has not been answered."""
+
+    initiated_event_id: int
+    request_id: str
+    initiated_version: int = 0
+
+
+class ExternalCancel(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A cancel request to another workflow that has not been answered."""
+
+    initiated_event_id: int
+    request_id: str
+    initiated_version: int = 0
+
+
+class Update(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An update. request (temporal.api.update.v1.Request) is kept until the update is accepted."""
+
+    update_id: str
+    stage: int
+    request: bytes = b""
+    admitted_event_id: int = 0
+    accepted_event_id: int = 0
+    completed_event_id: int = 0
+    sent_task_id: int = 0  # scheduled event id of the workflow task that carried it
+    admitted_at: int = 0
+    links: tuple[bytes, ...] = ()
+
+
+class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A completion callback attached to the run; delivered after the run has closed."""
+
+    callback: bytes  # temporal.api.common.v1.Callback
+    registered_at: int
+    request_id: str = ""
+    state: int = 1  # temporal.api.enums.v1.CallbackState: STANDBY
+    attempt: int = 0
+    last_attempt_at: int = 0
+    next_attempt_at: int = 0
+    last_failure: bytes = b""
+
+
+class ParentLink(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom to tell when this run ends."""
+
+    namespace: str
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    initiated_event_id: int
+    initiated_version: int = 0
+
+
+class RequestSeen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A request id that attached to this run: the event it led to (0 = buffered)."""
+
+    event_type: int
+    event_id: int
+
+
+class ResetPoint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a build was first seen (temporal.api.workflow.v1.ResetPointInfo)."""
+
+    build_id: str
+    binary_checksum: str
+    first_workflow_task_completed_id: int
+    created_at: int
+    resettable: bool = True
+
+
+class RunState(msgspec.Struct, omit_defaults=True):
+    """One run. Everything here follows from its entries."""
+
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    status: int = Status.NONE
+    next_event_id: int = 1
+    version_history: list[tuple[int, int]] = []  # (last event id, version), ascending
+    history_bytes: int = 0
+    transition_count: int = 0
+    # Start
+    workflow_type: str = ""
+    task_queue: str = ""
+    started_at: int = 0
+    first_task_at: int = 0  # start + backoff: start delay, cron, retry; 0 = at once
+    execution_timeout_ns: int = 0
+    run_timeout_ns: int = 0
+    task_timeout_ns: int = 0
+    execution_expires_at: int = 0
+    first_run_id: str = ""
+    original_run_id: str = ""
+    continued_run_id: str = ""
+    start_request_id: str = ""
+    attempt: int = 1
+    retry_policy: bytes = b""
+    cron_schedule: str = ""
+    start_attributes: bytes = b""  # of the started event; kept only where a successor needs them (retry, cron)
+    parent: ParentLink | None = None
+    root_workflow_id: str = ""
+    root_run_id: str = ""
+    memo: dict[str, bytes] = {}
+    search_attributes: dict[str, bytes] = {}
+    priority: bytes = b""
+    versioning_override: bytes = b""
+    user_metadata: bytes = b""  # UserMetadata of the start
+    request_ids: dict[str, RequestSeen] = {}
+    callbacks: list[Callback] = []
+    links: list[bytes] = []
+    # Workflow task
+    task: WorkflowTask | None = None
+    task_attempt: int = 1  # of the next task to be scheduled
+    task_stamp: int = 0
+    last_completed_started_id: int = 0  # started event id of the last completed task
+    last_completed_id: int = 0
+    last_task_failure: bytes = b""
+    last_task_failed_cause: int = 0
+    sticky_queue: str = ""
+    sticky_timeout_ns: int = 0
+    sdk_name: str = ""
+    sdk_version: str = ""
+    build_id: str = ""
+    deployment_version: bytes = b""
+    versioning_behavior: int = 0
+    reset_points: list[ResetPoint] = []
+    # Machines
+    activities: dict[int, Activity] = {}
+    activity_ids: dict[str, int] = {}
+    timers: dict[str, Timer] = {}
+    children: dict[int, Child] = {}
+    signals_out: dict[int, ExternalSignal] = {}
+    cancels_out: dict[int, ExternalCancel] = {}
+    updates: dict[str, Update] = {}
+    signal_request_ids: dict[str, None] = {}
+    signal_count: int = 0
+    cancel_requested: bool = False
+    cancel_request_id: str = ""
+    buffered: list[bytes] = []
+    paused_at: int = 0
+    pause_identity: str = ""
+    pause_reason: str = ""
+    pause_request_id: str = ""
+    # Close
+    closed_at: int = 0
+    close_event_id: int = 0
+    new_run_id: str = ""  # continued as new, retried, next cron run
+    parent_told: bool = False
+    reset_run_id: str = ""
+    is_deleted: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in (Status.RUNNING, Status.PAUSED)
+
+    @property
+    def has_started_task(self) -> bool:
+        return self.task is not None and self.task.started_event_id != 0
+
+    @property
+    def last_version(self) -> int:
+        return self.version_history[-1][1] if self.version_history else 0
+
+    def fork(self) -> RunState:
+        """A copy that shares the frozen parts; changing it leaves the original as it was."""
+        twin = copy.copy(self)
+        twin.version_history = self.version_history.copy()
+        twin.memo = self.memo.copy()
+        twin.search_attributes = self.search_attributes.copy()
+        twin.request_ids = self.request_ids.copy()
+        twin.callbacks = self.callbacks.copy()
+        twin.links = self.links.copy()
+        twin.reset_points = self.reset_points.copy()
+        twin.activities = self.activities.copy()
+        twin.activity_ids = self.activity_ids.copy()
+        twin.timers = self.timers.copy()
+        twin.children = self.children.copy()
+        twin.signals_out = self.signals_out.copy()
+        twin.cancels_out = self.cancels_out.copy()
+        twin.updates = self.updates.copy()
+        twin.signal_request_ids = self.signal_request_ids.copy()
+        twin.buffered = self.buffered.copy()
+        return twin
+
+
+_encoder = msgspec.msgpack.Encoder()
+_canonical_encoder = msgspec.msgpack.Encoder(order="sorted")
+_decoder = msgspec.msgpack.Decoder(RunState)
+
+
+class SnapshotFormatError(Exception):
+    """The snapshot was written by a newer version of this program."""
+
+
+def encode_state(state: RunState) -> bytes:
+    """Format byte + msgpack. Keys are field names, so that a reader of another version finds what it knows."""
+    return bytes((SNAPSHOT_FORMAT,)) + _encoder.encode(state)
+
+
+def decode_state(data: bytes) -> RunState:
+    """Raises SnapshotFormatError for a format this program does not know."""
+    if not data or data[0] != SNAPSHOT_FORMAT:
+        raise SnapshotFormatError(f"snapshot format {data[:1]!r} is not {SNAPSHOT_FORMAT}: run the version that wrote it")
+    return _decoder.decode(memoryview(data)[1:])
+
+
+def checksum(state: RunState) -> str:
+    """Canonical digest: equal states have equal digests whatever order things were inserted in."""
+    return hashlib.blake2b(_canonical_encoder.encode(state), digest_size=16).hexdigest()

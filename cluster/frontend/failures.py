@@ -1,0 +1,57 @@
+"""From what a handler raises to what a client sees, without knowing the transport.
+
+A `CallerError` is passed on with its details. Anything else is our fault: the client gets INTERNAL with a correlation id and
+nothing of the inside, the log gets the id and the whole trace.
+"""
+
+from __future__ import annotations
+
+import structlog
+from google.rpc.status_pb2 import Status
+from temporalio.api.errordetails.v1 import PermissionDeniedFailure
+
+from cluster.core.errors import CallerError, Code, unavailable
+from cluster.seams import Ids
+from cluster.stores.base import StoreError
+from cluster.visibility.base import VisibilityUnavailable
+
+log = structlog.get_logger("outlast.frontend")
+
+STATUS_DETAILS_HEADER = "grpc-status-details-bin"
+# Trailers have room for about 8 KB; a message that quotes its input must not break the connection.
+MESSAGE_CHARS_MAX = 1_200
+STATUS_BYTES_MAX = 6_000
+
+
+def permission_denied(message: str, reason: str = "") -> CallerError:
+    return CallerError(Code.PERMISSION_DENIED, message, PermissionDeniedFailure(reason=reason))
+
+
+def shown_message(error: CallerError) -> str:
+    """Never longer than a trailer can carry."""
+    message = error.message
+    return message if len(message) <= MESSAGE_CHARS_MAX else message[:MESSAGE_CHARS_MAX] + "..."
+
+
+def status_bytes(error: CallerError) -> bytes:
+    """google.rpc.Status, encoded: the value of `grpc-status-details-bin`. Details too large for a trailer are left out."""
+    status = Status(code=int(error.code), message=shown_message(error))
+    for detail in error.details:
+        status.details.add().Pack(detail)
+    if status.ByteSize() > STATUS_BYTES_MAX:
+        log.warning("error details left out, too large", message=status.message[:100], bytes=status.ByteSize())
+        del status.details[:]
+    encoded: bytes = status.SerializeToString()
+    return encoded
+
+
+def as_caller_error(failure: Exception, method: str, ids: Ids) -> CallerError:
+    """The answer for any exception of a handler; logs what it hides."""
+    if isinstance(failure, CallerError):
+        return failure
+    correlation_id = ids.token_bytes(8).hex()
+    if isinstance(failure, (StoreError, VisibilityUnavailable)):
+        log.warning("store failed", method=method, correlation_id=correlation_id, exc_info=failure)
+        return unavailable(f"the store did not answer, please retry ({correlation_id})")
+    log.error("unexpected failure", method=method, correlation_id=correlation_id, exc_info=failure)
+    return CallerError(Code.INTERNAL, f"something went wrong, please retry ({correlation_id})")

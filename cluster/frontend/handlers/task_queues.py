@@ -1,0 +1,107 @@
+"""Calls about task queues and the workers behind them: matching answers; a queue's configuration is kept in the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from google.protobuf.message import Message
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueueConfig
+from temporalio.api.workflowservice import v1 as api
+
+from cluster.core.errors import unavailable
+from cluster.frontend.call import Call, Handler
+from cluster.frontend.handlers.services import Services
+from cluster.frontend.ports import MatchingPort
+from cluster.matching.tasks import QueueKey, TaskKind
+from cluster.stores.base import Store
+
+CONFIG_KIND = "task-queue-config"
+_KINDS = {
+    TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW: TaskKind.WORKFLOW,
+    TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY: TaskKind.ACTIVITY,
+}
+_PAGE_ROWS = 1_000
+
+
+def task_queue_handlers(services: Services) -> dict[str, Handler]:
+    matching = services.matching
+    return {
+        "DescribeTaskQueue": _plain(matching.describe_task_queue),
+        "ListTaskQueuePartitions": _plain(matching.list_task_queue_partitions),
+        "ShutdownWorker": _plain(matching.shutdown_worker),
+        "RecordWorkerHeartbeat": _plain(matching.record_worker_heartbeat),
+        "ListWorkers": _plain(matching.list_workers),
+        "DescribeWorker": _plain(matching.describe_worker),
+        "CountWorkers": _count_workers(services),
+        "UpdateTaskQueueConfig": _update_config(services),
+    }
+
+
+def _plain(answer: Callable[[Any, Any], Message]) -> Handler:
+    async def handle(call: Call, request: Any) -> Message | bytes:
+        return answer(call.record, request)
+
+    return handle
+
+
+def _count_workers(services: Services) -> Handler:
+    async def handle(call: Call, request: Any) -> Message | bytes:
+        assert call.record is not None
+        count, token = 0, b""
+        while True:
+            page = services.matching.list_workers(
+                call.record,
+                api.ListWorkersRequest(
+                    namespace=request.namespace, query=request.query, page_size=_PAGE_ROWS, next_page_token=token
+                ),
+            )
+            count += len(page.workers_info) or len(page.workers)
+            token = page.next_page_token
+            if not token:
+                return api.CountWorkersResponse(count=count)
+
+    return handle
+
+
+def _update_config(services: Services) -> Handler:
+    """Durable first: what the registry refuses, matching must not apply. Matching makes the new configuration, so it is asked
+    first and told the old one again if the registry did not take it."""
+
+    async def handle(call: Call, request: Any) -> Message | bytes:
+        assert call.record is not None
+        response = services.matching.update_task_queue_config(call.record, request)
+        key = _registry_id(call.record.id, request.task_queue, request.task_queue_type)
+        row = await services.store.metadata_get(CONFIG_KIND, key)
+        version = 0 if row is None else row.version
+        data = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), _bytes(response.config)))
+        if await services.store.metadata_put(CONFIG_KIND, key, data, version) is None:
+            if row is not None:
+                _apply(services.matching, row.data)
+            raise unavailable("the task queue's configuration was changed by somebody else at the same time, please retry")
+        return response
+
+    return handle
+
+
+def _registry_id(namespace_id: str, name: str, kind: int) -> str:
+    return f"{namespace_id}/{kind}/{name}"
+
+
+def _bytes(config: TaskQueueConfig) -> bytes:
+    encoded: bytes = config.SerializeToString()
+    return encoded
+
+
+def _apply(matching: MatchingPort, data: bytes) -> None:
+    namespace_id, name, kind, config = msgspec.msgpack.decode(data, type=tuple[str, str, int, bytes])
+    key = QueueKey(namespace_id, name, _KINDS[TaskQueueType.ValueType(kind)])
+    matching.set_task_queue_config(key, TaskQueueConfig.FromString(config))
+
+
+async def load_task_queue_configs(store: Store, matching: MatchingPort) -> None:
+    """At start, so that rate limits survive it."""
+    for row in await store.metadata_list(CONFIG_KIND):
+        _apply(matching, row.data)

@@ -1,0 +1,174 @@
+"""Finds the namespace a call acts in, from its task token or its request, and checks that it may be used.
+
+| request                           | namespace                                                                |
+|-----------------------------------|--------------------------------------------------------------------------|
+| has a task token                  | the token's; a name in the request must agree with it (CVE-2023-3485)    |
+| DescribeNamespace, DeleteNamespace| by name or by id                                                         |
+| RegisterNamespace                 | none yet: the name is only checked                                       |
+| search attribute calls            | optional, the handler complains itself                                   |
+| any other with `namespace`        | by name                                                                  |
+| no field `namespace`              | none                                                                     |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+from temporalio.api.enums.v1 import NamespaceState
+from temporalio.api.errordetails.v1 import NamespaceInvalidStateFailure
+
+from cluster.config import Limits
+from cluster.core.errors import failed_precondition, invalid_argument
+from cluster.frontend.call import Call, Handler, Interceptor
+from cluster.frontend.methods import Method
+from cluster.frontend.ports import NamespacesPort
+from cluster.frontend.tokens import TaskToken, Tokens, stale_task_token
+from cluster.matching.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from cluster.namespaces.record import NamespaceRecord
+
+REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
+DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
+DELETED = NamespaceState.NAMESPACE_STATE_DELETED
+
+# A deprecated namespace takes no new runs; a deleted one can only be deleted again.
+_STATES: dict[str, tuple[NamespaceState.ValueType, ...]] = {
+    "StartWorkflowExecution": (REGISTERED,),
+    "SignalWithStartWorkflowExecution": (REGISTERED,),
+    "DeleteNamespace": (REGISTERED, DEPRECATED, DELETED),
+}
+_STATES_DEFAULT = (REGISTERED, DEPRECATED)
+_STATE_NAMES = {REGISTERED: "Registered", DEPRECATED: "Deprecated", DELETED: "Deleted"}
+
+# Which kind of task each answer by token answers.
+_TOKEN_KINDS: dict[str, TaskKind] = {
+    "RespondWorkflowTaskCompleted": TaskKind.WORKFLOW,
+    "RespondWorkflowTaskFailed": TaskKind.WORKFLOW,
+    "RecordActivityTaskHeartbeat": TaskKind.ACTIVITY,
+    "RespondActivityTaskCompleted": TaskKind.ACTIVITY,
+    "RespondActivityTaskFailed": TaskKind.ACTIVITY,
+    "RespondActivityTaskCanceled": TaskKind.ACTIVITY,
+}
+_BY_NAME_OR_ID = {"DescribeNamespace": "id", "DeleteNamespace": "namespace_id"}
+_OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
+_ABOUT_NAMESPACES = frozenset({"UpdateNamespace", "DeprecateNamespace"})
+
+Find = Callable[[Call, Any], NamespaceRecord | None]
+
+
+def namespace_of_call(namespaces: NamespacesPort, tokens: Tokens, limits: Limits) -> Interceptor:
+    """The interceptor: sets call.record, call.namespace and call.token."""
+
+    def wrap(method: Method, following: Handler) -> Handler:
+        find = _find_for(method, namespaces, tokens, limits)
+        if find is None:
+            return following
+        states = _STATES.get(method.name, _STATES_DEFAULT)
+
+        async def found(call: Call, request: Any) -> Message | bytes:
+            record = find(call, request)
+            if record is not None:
+                call.record = record
+                call.namespace = record.name
+                if record.state not in states:
+                    raise _invalid_state(record, states)
+            return await following(call, request)
+
+        return found
+
+    return wrap
+
+
+def _find_for(method: Method, namespaces: NamespacesPort, tokens: Tokens, limits: Limits) -> Find | None:
+    fields = method.request.DESCRIPTOR.fields_by_name
+    if "task_token" in fields and "namespace" in fields:
+        return _by_token(method, namespaces, tokens)
+    if method.name == "RegisterNamespace":
+        return _unregistered(limits)
+    if (id_field := _BY_NAME_OR_ID.get(method.name)) is not None:
+        return _by_name_or_id(method.name, id_field, namespaces, limits)
+    if "namespace" in fields:
+        return _by_name(method.name, namespaces, limits)
+    return None
+
+
+def _check_length(name: str, limits: Limits) -> None:
+    if len(name.encode()) > limits.id_bytes_max:
+        raise invalid_argument("Namespace length exceeds limit.")
+
+
+def _by_name(method: str, namespaces: NamespacesPort, limits: Limits) -> Find:
+    is_optional = method in _OPTIONAL
+    empty = "Namespace not set on request." if method in _ABOUT_NAMESPACES else "Namespace is empty."
+    length_max = limits.id_bytes_max // 4
+    by_name = namespaces.by_name
+
+    def find(call: Call, request: Any) -> NamespaceRecord | None:
+        name = request.namespace
+        if not name:
+            if is_optional:
+                return None
+            raise invalid_argument(empty)
+        if len(name) > length_max:
+            _check_length(name, limits)
+        return by_name(name)
+
+    return find
+
+
+def _by_token(method: Method, namespaces: NamespacesPort, tokens: Tokens) -> Find:
+    kind = _TOKEN_KINDS.get(method.name)
+    by_id = namespaces.by_id
+
+    def find(call: Call, request: Any) -> NamespaceRecord:
+        data = request.task_token
+        if not data:
+            raise invalid_argument("Task token not set on request.")
+        token = tokens.open_query(data) if kind is None else tokens.open_task(data)
+        if isinstance(token, TaskToken) and token.kind != kind:
+            raise stale_task_token()
+        record = by_id(token.namespace_id)
+        named = request.namespace
+        if not named:
+            request.namespace = record.name
+        elif named != record.name:
+            raise invalid_argument("Operation requested with a token from a different namespace.")
+        call.token = token
+        return record
+
+    return find
+
+
+def _by_name_or_id(method: str, id_field: str, namespaces: NamespacesPort, limits: Limits) -> Find:
+    is_exclusive = method == "DeleteNamespace"
+
+    def find(call: Call, request: Any) -> NamespaceRecord:
+        name, id = request.namespace, getattr(request, id_field)
+        if not name and not id:
+            raise invalid_argument("Namespace not set on request.")
+        if name and id and is_exclusive:
+            raise invalid_argument("Only one of namespace name or Id should be set on request.")
+        _check_length(name, limits)
+        return namespaces.by_id(id) if id else namespaces.by_name(name)
+
+    return find
+
+
+def _unregistered(limits: Limits) -> Find:
+    def find(call: Call, request: Any) -> None:
+        if not request.namespace:
+            raise invalid_argument("Namespace not set on request.")
+        _check_length(request.namespace, limits)
+
+    return find
+
+
+def _invalid_state(record: NamespaceRecord, states: tuple[NamespaceState.ValueType, ...]) -> Exception:
+    allowed = " or ".join(_STATE_NAMES[state] for state in states)
+    return failed_precondition(
+        f"Namespace has invalid state: {_STATE_NAMES[NamespaceState.ValueType(record.state)]}. Must be {allowed}.",
+        NamespaceInvalidStateFailure(namespace=record.name, state=NamespaceState.ValueType(record.state), allowed_states=states),
+    )

@@ -1,0 +1,124 @@
+"""Checkpoints: in the background the shard writes what changed and truncates its journal.
+
+Many transitions of a run become one row and one blob. The bound on recovery is the bound on the journal; a slice is
+encoded without a pause, so that it never blocks requests for longer than that takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from cluster.core.effects import effects
+from cluster.core.events import join_framed
+from cluster.core.state import encode_state
+from cluster.history.run import Run
+from cluster.stores.base import HistoryBlob, RunKey, Snapshot, StoreError
+
+if TYPE_CHECKING:
+    from cluster.history.shard import Shard
+
+SLICE_RUNS = 200
+BLOB_BRANCH = 0
+
+
+class Checkpointer:
+    """One shard's. `request` is cheap and may be called at every commit."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_running = False
+
+    def request(self) -> None:
+        """Something changed: a checkpoint comes within the interval, or at once when the journal is long."""
+        journal, config = self._shard.journal, self._shard.config
+        is_long = (
+            journal.entries_since_cut >= config.checkpoint_entries_max
+            or journal.bytes_since_cut >= config.checkpoint_journal_bytes_max
+        )
+        if self._is_running:
+            return
+        if is_long:
+            self._start()
+        elif self._timer is None:
+            delay_s = config.checkpoint_interval_ns / 1e9
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self) -> None:
+        self.close()
+        if not self._is_running:
+            self._is_running = True
+            self._shard.spawn(self._run(), f"checkpoint-{self._shard.id}")
+
+    async def _run(self) -> None:
+        try:
+            await self.write()
+        except StoreError as error:
+            self._shard.fail(error)
+        finally:
+            self._is_running = False
+        if self._shard.is_open and self._shard.dirty:
+            self.request()
+
+    async def write(self) -> None:
+        """Writes all that is dirty now. Raises StoreError; then nothing is lost, the journal still holds it."""
+        shard = self._shard
+        journal = shard.journal
+        cut = journal.seal()
+        journal.entries_since_cut = journal.bytes_since_cut = 0
+        keys = list(shard.dirty)
+        for start in range(0, len(keys), SLICE_RUNS):
+            await self._write_slice(keys[start : start + SLICE_RUNS], 0)
+        await journal.durable(cut) if cut > journal.durable_position else None
+        if shard.is_open:
+            await shard.store.checkpoint(shard.lease, [], [], [], cut)
+            shard.evict_idle()
+
+    async def _write_slice(self, keys: list[RunKey], truncate_to: int) -> None:
+        shard = self._shard
+        position = shard.journal.seal()  # whatever changes a run from here on lies in a later record
+        taken: list[tuple[Run, int, int]] = []
+        snapshots: list[Snapshot] = []
+        blobs: list[HistoryBlob] = []
+        deletions: list[RunKey] = []
+        for key in keys:
+            run = shard.dirty.pop(key, None)
+            if run is None:
+                continue
+            run.is_dirty = False
+            if run.state.is_deleted:
+                deletions.append(key)
+                shard.forget(run)
+                continue
+            snapshots.append(snapshot_of(run, shard.is_fed(run), shard.wake_of(run.state)))
+            if run.tail:
+                blobs.append(
+                    HistoryBlob(key, BLOB_BRANCH, run.stored_event_id + 1, run.last_event_id, join_framed(run.tail))
+                )
+            taken.append((run, len(run.tail), run.last_event_id))
+        if position > shard.journal.durable_position:
+            await shard.journal.durable(position)
+        await shard.store.checkpoint(shard.lease, snapshots, blobs, deletions, truncate_to)
+        for run, tail_count, last_event_id in taken:
+            del run.tail[:tail_count]
+            run.stored_event_id = last_event_id
+
+
+def snapshot_of(run: Run, is_fed: bool, wake_at: int) -> Snapshot:
+    """The run's row. wake_at 0 says that something is owed now: an effect, or its visibility row."""
+    state = run.state
+    is_owing = not is_fed or bool(effects(state))
+    return Snapshot(
+        key=run.key,
+        data=encode_state(state),
+        is_current=run.is_current,
+        is_open=state.is_open,
+        wake_at=0 if is_owing else (wake_at or None),
+        changed_position=run.position,
+    )

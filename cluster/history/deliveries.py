@@ -1,0 +1,263 @@
+"""Effects between runs: start a child, signal or cancel another run, tell the parent, carry out a parent-close policy.
+
+Each is repeated until the run's state no longer asks for it. The other side recognises a repetition by its request id,
+and the answer is an entry of this run, so a crash at any point costs a repetition and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import (
+    CancelExternalWorkflowExecutionFailedCause,
+    ParentClosePolicy,
+    SignalExternalWorkflowExecutionFailedCause,
+    StartChildWorkflowExecutionFailedCause,
+)
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionSignaledEventAttributes
+from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
+
+from cluster.core.effects import (
+    ApplyClosePolicy,
+    CancelExternal,
+    Effect,
+    SignalExternal,
+    StartChild,
+    TellParent,
+    effects,
+)
+from cluster.core.entry import CloseNote
+from cluster.core.errors import CallerError, Code
+from cluster.core.events import parse_event
+from cluster.core.machines import child, external, lifecycle
+from cluster.core.state import Child, ParentLink
+from cluster.core.transition import Transition
+from cluster.history.run import Run
+from cluster.history.shard import Shard
+
+if TYPE_CHECKING:
+    from cluster.history.service import HistoryService
+
+log = structlog.get_logger("history")
+
+BACKOFF_S_FIRST = 0.05
+BACKOFF_S_MAX = 10.0
+IDENTITY = "history-service"
+
+
+class Deliveries:
+    """Runs on the node that owns the owing run; reaches the other run through the service, wherever it lives."""
+
+    def __init__(self, service: HistoryService) -> None:
+        self._service = service
+        self._table: dict[type, Callable[[Shard, Run, Any], Awaitable[None]]] = {
+            StartChild: self._start_child,
+            SignalExternal: self._signal,
+            CancelExternal: self._cancel,
+            TellParent: self._tell_parent,
+            ApplyClosePolicy: self._apply_close_policy,
+        }
+
+    async def deliver(self, shard: Shard, run: Run, effect: Effect) -> None:
+        """Until it is done, or no longer wanted, or the shard has moved."""
+        backoff_s = BACKOFF_S_FIRST
+        while shard.is_open and not run.is_evicted and effect in effects(run.state):
+            try:
+                await self._table[type(effect)](shard, run, effect)
+                return
+            except CallerError as error:
+                if error.code not in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED):
+                    log.error("delivery failed, will be repeated", effect=repr(effect), run=run.key, error=error.message)
+            await asyncio.sleep(backoff_s * (0.8 + 0.4 * self._service.ids.jitter()))
+            backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+
+    async def _event(self, shard: Shard, run: Run, event_id: int) -> HistoryEvent:
+        return parse_event((await shard.events(run, event_id, event_id))[0])
+
+    async def _record(self, shard: Shard, run: Run, decide: Callable[[Transition], Any]) -> None:
+        shard.require_open()
+        t = shard.begin(run)
+        decide(t)
+        await shard.commit((run, t))
+
+    async def _start_child(self, shard: Shard, run: Run, effect: StartChild) -> None:
+        initiated = await self._event(shard, run, effect.initiated_event_id)
+        wanted = run.state.children.get(effect.initiated_event_id)
+        if wanted is None:
+            return
+        outcome = await self._start(run, initiated, wanted)
+        if isinstance(outcome, str):
+            run_id = outcome
+            await self._record(shard, run, lambda t: child.record_started(t, initiated, run_id))
+        else:
+            cause = outcome
+            await self._record(shard, run, lambda t: child.record_start_failed(t, initiated, cause))
+
+    async def _start(
+        self, run: Run, initiated: HistoryEvent, wanted: Child
+    ) -> str | StartChildWorkflowExecutionFailedCause.ValueType:
+        """The child's run id, or why it cannot be."""
+        request = _request_of_child(initiated, wanted.request_id)
+        state = run.state
+        parent = ParentLink(
+            namespace=self._service.namespace_name(state.namespace_id),
+            namespace_id=state.namespace_id,
+            workflow_id=state.workflow_id,
+            run_id=state.run_id,
+            initiated_event_id=wanted.initiated_event_id,
+            initiated_version=wanted.initiated_version,
+        )
+        root = WorkflowExecution(workflow_id=state.root_workflow_id, run_id=state.root_run_id)
+        try:
+            return await self._service.start_child(wanted.namespace_id, request, parent, root)
+        except CallerError as error:
+            if error.code == Code.ALREADY_EXISTS:
+                return StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
+            if error.code == Code.NOT_FOUND:
+                return StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_NAMESPACE_NOT_FOUND
+            raise
+
+    async def _signal(self, shard: Shard, run: Run, effect: SignalExternal) -> None:
+        initiated = await self._event(shard, run, effect.initiated_event_id)
+        wish = initiated.signal_external_workflow_execution_initiated_event_attributes
+        pending = run.state.signals_out.get(effect.initiated_event_id)
+        if pending is None:
+            return
+        causes = SignalExternalWorkflowExecutionFailedCause
+        failed: SignalExternalWorkflowExecutionFailedCause.ValueType | None = None
+        attributes = WorkflowExecutionSignaledEventAttributes(
+            signal_name=wish.signal_name,
+            input=wish.input if wish.HasField("input") else None,
+            identity=IDENTITY,
+            header=wish.header if wish.HasField("header") else None,
+            external_workflow_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
+            request_id=pending.request_id,
+        )
+        try:
+            await self._on_other(
+                run, wish, wish.child_workflow_only, lambda t: lifecycle.signal(t, attributes)
+            )
+        except CallerError as error:
+            if error.code == Code.NOT_FOUND:
+                failed = causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+            elif error.code == Code.RESOURCE_EXHAUSTED and "signal events" in error.message:
+                failed = causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
+            else:
+                raise
+        await self._record(shard, run, lambda t: external.record_signal_answer(t, initiated, failed))
+
+    async def _cancel(self, shard: Shard, run: Run, effect: CancelExternal) -> None:
+        initiated = await self._event(shard, run, effect.initiated_event_id)
+        wish = initiated.request_cancel_external_workflow_execution_initiated_event_attributes
+        pending = run.state.cancels_out.get(effect.initiated_event_id)
+        if pending is None:
+            return
+        causes = CancelExternalWorkflowExecutionFailedCause
+        failed: CancelExternalWorkflowExecutionFailedCause.ValueType | None = None
+
+        def ask(t: Transition) -> None:
+            lifecycle.request_cancel(
+                t,
+                cause=wish.reason,
+                identity=IDENTITY,
+                request_id=pending.request_id,
+                external_initiated_event_id=initiated.event_id,
+                external_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
+            )
+
+        try:
+            await self._on_other(run, wish, wish.child_workflow_only, ask)
+        except CallerError as error:
+            if error.code != Code.NOT_FOUND:
+                raise
+            failed = causes.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
+        await self._record(shard, run, lambda t: external.record_cancel_answer(t, initiated, failed))
+
+    async def _on_other(self, run: Run, wish: Any, is_child_only: bool, decide: Callable[[Transition], Any]) -> None:
+        """One transition of another run, which may have to be a child of this one."""
+        target = wish.workflow_execution
+
+        def checked(t: Transition) -> None:
+            parent = t.state.parent
+            if is_child_only and (parent is None or parent.workflow_id != run.key.workflow_id):
+                raise lifecycle.unknown_run(target.workflow_id, target.run_id)
+            decide(t)
+
+        await self._service.change(wish.namespace_id, target.workflow_id, target.run_id, checked)
+
+    async def _tell_parent(self, shard: Shard, run: Run, effect: TellParent) -> None:
+        parent = run.state.parent
+        assert parent is not None
+        close = await self._event(shard, run, run.state.close_event_id)
+        execution = WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id)
+        try:
+            await self._service.tell_parent(parent, execution, close)
+        except CallerError as error:
+            if error.code != Code.NOT_FOUND:  # a parent that is gone needs no news
+                raise
+        await self._record(shard, run, lambda t: t.note(CloseNote(True, t.state.reset_run_id)))
+
+    async def _apply_close_policy(self, shard: Shard, run: Run, effect: ApplyClosePolicy) -> None:
+        one = run.state.children.get(effect.initiated_event_id)
+        if one is None:
+            return
+        policy = one.parent_close_policy
+        if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
+            if not one.is_started:
+                await self._start(run, await self._event(shard, run, effect.initiated_event_id), one)
+        else:
+            await self._end_child(run, one, policy)
+        await self._record(shard, run, lambda t: child.close_policy_done(t, effect.initiated_event_id))
+
+    async def _end_child(self, run: Run, one: Child, policy: int) -> None:
+        def end(t: Transition) -> None:
+            state = t.state
+            is_ours = state.first_run_id == one.run_id if one.run_id else state.start_request_id == one.request_id
+            if not is_ours or not state.is_open:
+                return
+            if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
+                lifecycle.request_cancel(
+                    t,
+                    cause="by parent close policy",
+                    identity=IDENTITY,
+                    request_id=one.request_id,
+                    external_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
+                )
+            else:
+                lifecycle.terminate(t, reason="by parent close policy", details=None, identity=IDENTITY)
+
+        try:
+            await self._service.change(one.namespace_id, one.workflow_id, "", end)
+        except CallerError as error:
+            if error.code != Code.NOT_FOUND:
+                raise
+
+
+def _request_of_child(initiated: HistoryEvent, request_id: str) -> StartWorkflowExecutionRequest:
+    """The initiated event as a start request."""
+    wish = initiated.start_child_workflow_execution_initiated_event_attributes
+    request = StartWorkflowExecutionRequest(
+        namespace=wish.namespace,
+        workflow_id=wish.workflow_id,
+        workflow_type=wish.workflow_type,
+        task_queue=wish.task_queue,
+        workflow_execution_timeout=wish.workflow_execution_timeout,
+        workflow_run_timeout=wish.workflow_run_timeout,
+        workflow_task_timeout=wish.workflow_task_timeout,
+        request_id=request_id,
+        workflow_id_reuse_policy=wish.workflow_id_reuse_policy,
+        cron_schedule=wish.cron_schedule,
+        header=wish.header,
+    )
+    for field in ("input", "retry_policy", "memo", "search_attributes", "priority"):
+        if wish.HasField(field):  # type: ignore[arg-type]
+            getattr(request, field).CopyFrom(getattr(wish, field))
+    if initiated.HasField("user_metadata"):
+        request.user_metadata.CopyFrom(initiated.user_metadata)
+    return request
+
+

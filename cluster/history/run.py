@@ -1,0 +1,85 @@
+"""A run in a shard's memory: its state, the events the store does not have yet, and who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import Any
+
+from cluster.core.entry import Entry, Flushed
+from cluster.core.state import RunState
+from cluster.stores.base import RunKey
+
+
+class Run:
+    """position: journal position of its last change. tail: encoded events from stored_event_id + 1 on."""
+
+    __slots__ = (
+        "active",
+        "fed",
+        "is_current",
+        "is_dirty",
+        "is_evicted",
+        "key",
+        "position",
+        "queries",
+        "rejected",
+        "shutdown_sticky",
+        "state",
+        "stored_event_id",
+        "tail",
+        "used_at",
+        "waiters",
+        "wake_at",
+    )
+
+    def __init__(self, key: RunKey, state: RunState, *, is_current: bool, position: int, stored_event_id: int) -> None:
+        self.key = key
+        self.state = state
+        self.is_current = is_current
+        self.position = position
+        self.stored_event_id = stored_event_id
+        self.tail: list[bytes] = []
+        self.is_dirty = False
+        self.is_evicted = False
+        self.wake_at = 0  # what the wake-up heap knows
+        self.used_at = 0.0
+        self.active: dict[Hashable, Any] = {}  # outstanding effects and what serves them
+        self.waiters: list[asyncio.Future[None]] = []  # called at the next durable change
+        self.queries: dict[str, Any] = {}
+        self.rejected: dict[str, bytes] = {}
+        self.fed: tuple[Any, ...] = ()
+
+    @property
+    def last_event_id(self) -> int:
+        return self.state.next_event_id - 1
+
+    def take(self, state: RunState, entry: Entry) -> None:
+        """The entry's outcome becomes the run's state."""
+        self.state = state
+        for item in entry.items:
+            if isinstance(item, bytes):
+                self.tail.append(item)
+            elif isinstance(item, Flushed):
+                self.tail.append(item.event)
+
+    def changed(self) -> asyncio.Future[None]:
+        """Done at the next durable change of this run."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waiters.append(future)
+        return future
+
+    def wake_waiters(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def fail_waiters(self, error: BaseException) -> None:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        for query in self.queries.values():
+            query.fail(error)
+        self.queries.clear()

@@ -1,0 +1,258 @@
+"""Matching as the rest of the cluster sees it: `offer` for the shards; polls, queries, figures and settings for the frontend.
+
+The meeting itself is `matcher.py`; here are direct queries, workers, and what an operator asks or sets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from google.protobuf.message import Message
+from temporalio.api.taskqueue.v1 import TaskQueueConfig
+from temporalio.api.workflowservice import v1 as api
+
+from cluster.core.errors import CallerError, Code, resource_exhausted, unavailable, unimplemented
+from cluster.frontend.call import Call
+from cluster.matching.describe import describe, describe_enhanced, is_enhanced, kind_of
+from cluster.matching.limits import MatchingLimits
+from cluster.matching.matcher import Matcher, MatchingMetrics
+from cluster.matching.partition import Partition
+from cluster.matching.queries import BuildQueryTask, DirectQuery, QueryBook, QueryToken, no_recent_poller
+from cluster.matching.queue_config import apply_config, next_config
+from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskHint, TaskKind
+from cluster.matching.workers import WorkerRegistry
+from cluster.seams import Clock, Ids, Spawn
+
+
+class NamespaceName(Protocol):
+    """What matching needs of a NamespaceRecord."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+class Matching:
+    """See the module's text. One per node; all of it in one event loop."""
+
+    def __init__(
+        self,
+        limits: MatchingLimits,
+        clock: Clock,
+        ids: Ids,
+        spawn: Spawn,
+        metrics: MatchingMetrics | None = None,
+        host: str = "",
+    ) -> None:
+        self.limits = limits
+        self.workers = WorkerRegistry(limits)
+        self._matcher = Matcher(limits, clock, spawn, metrics)
+        self._clock, self._ids, self._host = clock, ids, host
+        self._sticky_unavailable: Callable[[TaskHint], None] | None = None
+        self._queries = QueryBook(limits)
+        self._shut_down: OrderedDict[str, float] = OrderedDict()  # worker instance key -> when, oldest first
+
+    def bind(self, history: HistoryPort, sticky_unavailable: Callable[[TaskHint], None] | None = None) -> None:
+        """`sticky_unavailable` gets sticky hints that were accepted, but whose worker has shut down; without it they wait for
+        the run's own schedule-to-start timeout."""
+        self._matcher.history = history
+        self._sticky_unavailable = sticky_unavailable
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The events of MatchingMetrics since the start."""
+        return self._matcher.counts
+
+    @property
+    def queue_count(self) -> int:
+        return len(self._matcher.partitions)
+
+    def drain(self) -> None:
+        """Every parked poll ends empty, every waiting query is refused; later ones likewise."""
+        self._matcher.drain()
+        self._queries.refuse_all(unavailable("this node is shutting down"))
+
+    # --- for the shards -------------------------------------------------------------------------------------------------
+    def offer(self, hint: TaskHint) -> bool:
+        """A task is outstanding. Idempotent. False = not taken: its sticky queue has no poller, offer it on the normal one."""
+        return self._matcher.offer(hint)
+
+    def withdraw(self, hint: TaskHint) -> None:
+        """The task is gone (run closed, timed out). Optional: a stale hint costs one TaskGone."""
+        self._matcher.withdraw(hint)
+
+    # --- for the frontend: polls ------------------------------------------------------------------------------------------
+    async def poll_workflow_task_queue(
+        self, namespace: NamespaceName, request: api.PollWorkflowTaskQueueRequest, call: Call
+    ) -> Message | bytes:
+        """A task, a direct query, or an empty response when the time is over."""
+        if not self._is_shut_down(request.worker_instance_key):
+            key = QueueKey(namespace.id, request.task_queue.name, TaskKind.WORKFLOW)
+            response = await self._matcher.poll(key, request, call.deadline)
+            if response is not None:
+                return response
+        return api.PollWorkflowTaskQueueResponse()
+
+    async def poll_activity_task_queue(
+        self, namespace: NamespaceName, request: api.PollActivityTaskQueueRequest, call: Call
+    ) -> Message | bytes:
+        """A task, or an empty response when the time is over."""
+        if not self._is_shut_down(request.worker_instance_key):
+            key = QueueKey(namespace.id, request.task_queue.name, TaskKind.ACTIVITY)
+            response = await self._matcher.poll(key, request, call.deadline)
+            if response is not None:
+                return response
+        return api.PollActivityTaskQueueResponse()
+
+    # --- queries ------------------------------------------------------------------------------------------------------------
+    async def query(
+        self, namespace_id: str, task_queue: str, is_sticky: bool, build_response: BuildQueryTask, deadline: float | None = None
+    ) -> api.RespondQueryTaskCompletedRequest:
+        """Puts a question to a poller of the queue and returns the worker's word, answered or failed.
+
+        build_response(poll, token payload) -> the PollWorkflowTaskQueueResponse. deadline: loop.time() seconds.
+        Raises StickyWorkerUnavailable; FAILED_PRECONDITION (no poller lately), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and
+        UNAVAILABLE as CallerError.
+        """
+        loop = _loop()
+        now = loop.time()
+        if self._matcher.is_draining:
+            raise unavailable("this node is shutting down")
+        key = QueueKey(namespace_id, task_queue, TaskKind.WORKFLOW)
+        partition = self._matcher.partitions.get(key)
+        if is_sticky and (partition is None or not partition.has_poller(now, self.limits.sticky_poller_s)):
+            raise StickyWorkerUnavailable(task_queue)
+        partition = partition or self._matcher.open(key, now)
+        if partition is None or len(partition.queries) >= self.limits.queries_per_queue_max:
+            raise resource_exhausted(f"too many queries wait for a worker of task queue {task_queue}")
+        query = DirectQuery(QueryToken(namespace_id, task_queue, self._ids.uuid()), build_response, loop.create_future())
+        self._queries.enter(query)
+        until = now + self.limits.query_timeout_s if deadline is None else deadline
+        # The last second is for telling the caller why; after it only the plain time-out is left.
+        judge = loop.call_at(until - self.limits.poll_margin_s, self._judge, partition, query)
+        over = loop.call_at(until, query.refuse, CallerError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        partition.queries.append(query)
+        try:
+            self._matcher.dispatch(partition, "sync_match")
+            return await query.answer
+        finally:
+            judge.cancel()
+            over.cancel()
+            self._queries.leave(query)
+            if query in partition.queries:
+                partition.queries.remove(query)
+
+    def respond_query_task_completed(
+        self, namespace: NamespaceName, token_payload: bytes, request: api.RespondQueryTaskCompletedRequest
+    ) -> api.RespondQueryTaskCompletedResponse:
+        """Raises NOT_FOUND when nobody waits any more, INVALID_ARGUMENT for a token of another namespace."""
+        self._queries.complete(namespace.id, token_payload, request)
+        return api.RespondQueryTaskCompletedResponse()
+
+    def _judge(self, partition: Partition, query: DirectQuery) -> None:
+        if not query.is_with_worker and not partition.has_poller(_loop().time(), self.limits.query_poller_s):
+            query.refuse(no_recent_poller())
+
+    # --- for the frontend: figures and settings -----------------------------------------------------------------------------
+    def describe_task_queue(
+        self, namespace: NamespaceName, request: api.DescribeTaskQueueRequest
+    ) -> api.DescribeTaskQueueResponse:
+        now, now_ns = _loop().time(), self._clock.now_ns()
+        if is_enhanced(request):
+            return describe_enhanced(self._matcher.partitions.get, namespace.id, request, now, now_ns)
+        kind = kind_of(request.task_queue_type)
+        if kind is None:
+            return describe(None, request, None, now, now_ns)
+        key = QueueKey(namespace.id, request.task_queue.name, kind)
+        return describe(self._matcher.partitions.get(key), request, self._matcher.configs.get(key), now, now_ns)
+
+    def list_task_queue_partitions(
+        self, namespace: NamespaceName, request: api.ListTaskQueuePartitionsRequest
+    ) -> api.ListTaskQueuePartitionsResponse:
+        response = api.ListTaskQueuePartitionsResponse()
+        response.activity_task_queue_partitions.add(key=request.task_queue.name, owner_host_name=self._host)
+        response.workflow_task_queue_partitions.add(key=request.task_queue.name, owner_host_name=self._host)
+        return response
+
+    def update_task_queue_config(
+        self, namespace: NamespaceName, request: api.UpdateTaskQueueConfigRequest
+    ) -> api.UpdateTaskQueueConfigResponse:
+        """In memory; whoever keeps it durably gives it back with `set_task_queue_config`."""
+        kind = kind_of(request.task_queue_type)
+        if kind is None:
+            raise unimplemented("task queues of this type have no configuration here")
+        key = QueueKey(namespace.id, request.task_queue, kind)
+        config = next_config(self._matcher.configs.get(key), request, self._clock.now_ns(), self.limits)
+        self.set_task_queue_config(key, config)
+        return api.UpdateTaskQueueConfigResponse(config=config)
+
+    def set_task_queue_config(self, key: QueueKey, config: TaskQueueConfig) -> None:
+        if key not in self._matcher.configs and len(self._matcher.configs) >= self.limits.queue_configs_max:
+            raise resource_exhausted(f"more than {self.limits.queue_configs_max} task queues have a configuration")
+        self._matcher.configs[key] = config
+        if (partition := self._matcher.partitions.get(key)) is not None:
+            apply_config(partition, config)
+            self._matcher.settle(partition)
+
+    # --- workers --------------------------------------------------------------------------------------------------------------
+    def record_worker_heartbeat(
+        self, namespace: NamespaceName, request: api.RecordWorkerHeartbeatRequest
+    ) -> api.RecordWorkerHeartbeatResponse:
+        self.workers.record(namespace.id, request.worker_heartbeat, _loop().time())
+        return api.RecordWorkerHeartbeatResponse()
+
+    def list_workers(self, namespace: NamespaceName, request: api.ListWorkersRequest) -> api.ListWorkersResponse:
+        return self.workers.page(namespace.id, request, _loop().time())
+
+    def describe_worker(self, namespace: NamespaceName, request: api.DescribeWorkerRequest) -> api.DescribeWorkerResponse:
+        """Raises NOT_FOUND."""
+        info = self.workers.describe(namespace.id, request.worker_instance_key, _loop().time())
+        return api.DescribeWorkerResponse(worker_info=info)
+
+    def shutdown_worker(self, namespace: NamespaceName, request: api.ShutdownWorkerRequest) -> api.ShutdownWorkerResponse:
+        """The worker's polls end now, late ones end at once, and its sticky queue hands its tasks back to the runs."""
+        now = _loop().time()
+        instance = request.worker_instance_key
+        if instance:
+            self._shut_down[instance] = now
+            self._shut_down.move_to_end(instance)
+            if len(self._shut_down) > self.limits.shut_down_workers_max:
+                self._shut_down.popitem(last=False)
+        for kind in [kind_of(number) for number in request.task_queue_types] or list(TaskKind):
+            key = QueueKey(namespace.id, request.task_queue, kind or TaskKind.WORKFLOW)
+            partition = self._matcher.partitions.get(key) if kind is not None else None
+            if partition is not None and instance:
+                partition.last_polls.pop(request.identity, None)
+                partition.end_polls(lambda poll: poll.worker_instance_key == instance)
+        if request.sticky_task_queue:
+            sticky = self._matcher.partitions.get(QueueKey(namespace.id, request.sticky_task_queue, TaskKind.WORKFLOW))
+            if sticky is not None:
+                self._abandon(sticky)
+        if request.HasField("worker_heartbeat"):
+            self.workers.record(namespace.id, [request.worker_heartbeat], now)
+        return api.ShutdownWorkerResponse()
+
+    def _abandon(self, sticky: Partition) -> None:
+        """Only its own worker ever polls a sticky queue."""
+        sticky.end_polls(lambda poll: True)
+        sticky.last_polled_at = -math.inf
+        if self._sticky_unavailable is not None:
+            for hint in sticky.window.waiting_hints():
+                if hint.is_sticky:
+                    self._matcher.withdraw(hint)
+                    self._sticky_unavailable(hint)
+
+    def _is_shut_down(self, worker_instance_key: str) -> bool:
+        if not worker_instance_key or not self._shut_down:
+            return False
+        at = self._shut_down.get(worker_instance_key)
+        return at is not None and _loop().time() - at < self.limits.shut_down_worker_s
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()

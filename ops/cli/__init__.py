@@ -1,0 +1,5 @@
+"""The command `outlast`."""
+
+from ops.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,79 @@
+"""`outlast`: the commands and their help. What a command does is in its own file, imported when it runs."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="outlast",
+    help="A durable workflow server that speaks the public Temporal API: official SDKs, the temporal CLI and its web UI work unchanged.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"outlast {version('outlast')}")
+        raise typer.Exit
+
+
+@app.callback()
+def outlast(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Outlast."""
+
+
+@app.command()
+def dev(
+    ip: Annotated[str, typer.Option(help="Address to listen on; loopback only while no security is configured.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 lets the system choose.")] = 7233,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz and /metrics.")] = 7243,
+    db: Annotated[
+        Path | None, typer.Option(help="SQLite file; without it everything is lost at exit.", show_default=False)
+    ] = None,
+    sync: Annotated[str, typer.Option(help="full, or normal (may lose the last moments at power loss).")] = "full",
+    namespace: Annotated[list[str] | None, typer.Option(help="Namespace to make besides default; repeatable.")] = None,
+    search_attribute: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=TYPE", help="Search attribute of these namespaces; repeatable.")
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="History shards of a new database, 4 if not said.", show_default=False)
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+) -> None:
+    """Run one server on this machine, for development."""
+    from ops.cli.dev import DevOptions, run
+
+    raise typer.Exit(
+        run(
+            DevOptions(
+                ip=ip,
+                port=port,
+                http_port=http_port,
+                db=db,
+                sync=sync,
+                namespaces=tuple(namespace or ()),
+                search_attributes=tuple(search_attribute or ()),
+                shards=shards,
+                log_level=log_level,
+            )
+        )
+    )
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
