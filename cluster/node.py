@@ -13,7 +13,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from cluster.config import Limits, ShardConfig
 from cluster.seams import JobSet, SystemClock, SystemIds
 
 if TYPE_CHECKING:
+    from cluster.frontend.authorisation import Policy
     from cluster.frontend.cluster_identity import ClusterIdentity
     from cluster.frontend.http_pages import HttpPages
     from cluster.frontend.service import Frontend
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from cluster.frontend.transport_grpc import GrpcTransport
     from cluster.history.service import HistoryService
     from cluster.matching.service import Matching
+    from cluster.namespaces.record import NamespaceRecord
     from cluster.namespaces.registry import NamespaceRegistry
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
+    from cluster.visibility.search_attributes import Schema
 
 log = structlog.get_logger("outlast.node")
 
@@ -66,18 +69,19 @@ class NotLoopback(Exception):
 
 
 class DatabaseInUse(Exception):
-    """Another process runs on this file."""
+    """Another process runs on this file, or this one may not."""
 
 
 class FileLock:
     """One process per database file. The kernel lets go of it however the process ends."""
 
     def __init__(self, database: str) -> None:
-        path = Path(database + ".lock")
+        path = Path(database + ".lock").absolute()
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise DatabaseInUse(f"{path} cannot be opened: {error.strerror}") from error
+            raise DatabaseInUse(f"{database} cannot be used: {error.strerror}: {path}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -117,7 +121,7 @@ class Node:
 
     # --- start ------------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Raises NotLoopback, DatabaseInUse, PortInUse, OSError, StoreError, ShardCountDiffers; then nothing is left open."""
+        """Raises NotLoopback, DatabaseInUse, PortInUse, StoreError, ShardCountDiffers; then nothing is left open."""
         began = time.monotonic()
         try:
             await self._start()
@@ -144,7 +148,6 @@ class Node:
 
         config = self.config
         if config.db != MEMORY:
-            Path(config.db).absolute().parent.mkdir(parents=True, exist_ok=True)
             self._opened.append(("lock", FileLock(config.db)))
         self.store = SqliteStore(config.db, config.sync)
         await self.store.open()
@@ -154,6 +157,93 @@ class Node:
         self.visibility = SqliteVisibility(config.db if config.db == MEMORY else config.db + ".visibility")
         await self.visibility.open()
         self._opened.append(("visibility", self.visibility))
+
+    async def _open_namespaces(self) -> None:
+        from cluster.namespaces.registry import NamespaceRegistry
+
+        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, self.config.limits, self.identity.cluster_name)
+        await self.namespaces.load()
+        for name in self.config.namespaces:
+            await self.namespaces.ensure(name, self.config.search_attributes)
+
+    async def _open_history(self) -> None:
+        from cluster.frontend.handlers.task_queues import load_task_queue_configs
+        from cluster.history.service import HistoryService
+        from cluster.matching.limits import MatchingLimits
+        from cluster.matching.service import Matching
+        from cluster.visibility.search_attributes import validate
+
+        config = self.config
+        self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn, host=f"{config.ip}:{config.port}")
+        self.history = HistoryService(
+            store=self.store,
+            clock=self.clock,
+            ids=self.ids,
+            spawn=self.spawn,
+            namespaces=self.namespaces,
+            matching=self.matching,
+            visibility=self.visibility,
+            tokens=self.tokens,
+            shards_count=self.identity.shard_count,
+            owner=f"{os.uname().nodename}/{os.getpid()}",
+            config=config.shard,
+            limits=config.limits,
+            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits),
+        )
+        self._opened.append(("history", self.history))
+        await self.history.start()
+        await load_task_queue_configs(self.store, self.matching)
+
+    async def _listen(self, policy: Policy) -> None:
+        from cluster.frontend.handlers.services import Services
+        from cluster.frontend.http_pages import HttpPages
+        from cluster.frontend.service import Frontend
+        from cluster.frontend.transport_grpc import GrpcTransport, PortInUse
+        from ops.metrics.exposition import CONTENT_TYPE, Exposition
+
+        config = self.config
+        services = Services(
+            history=self.history,
+            matching=self.matching,
+            visibility=self.visibility,
+            namespaces=self.namespaces,
+            store=self.store,
+            tokens=self.tokens,
+            limits=config.limits,
+            identity=self.identity,
+            schema_of=self.schema_of,
+            address=f"{config.ip}:{config.port}",
+            http_address=f"{config.ip}:{config.http_port}",
+        )
+        self.frontend = Frontend(services, policy, self.clock, self.ids, asyncio.get_running_loop().time)
+        exposition = Exposition(self.frontend.figures, self._gauges(), {"matching_events": lambda: self.matching.counts})
+        self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE)
+        try:
+            self.http_port = await self._http.start(config.ip, config.http_port)
+        except OSError as error:
+            raise PortInUse(f"{config.ip}:{config.http_port} (http) cannot be bound: {error.strerror or error}") from error
+        self._opened.append(("http", self._http))
+        transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids)
+        self.port = await transport.start(config.ip, config.port)
+        self._transport = transport
+        self._opened.append(("grpc", transport))
+
+    def schema_of(self, record: NamespaceRecord) -> Schema:
+        """The search attributes of a namespace."""
+        return self.namespaces.schema_of(record)
+
+    def _gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
+        return [
+            ("outlast_store_written_bytes", "Payload bytes handed to the store since the start", self.store.bytes_written),
+            ("outlast_task_queues", "Task queues in memory", lambda: self.matching.queue_count),
+            ("outlast_started_in_seconds", "How long the start took", lambda: self.started_in_ms / 1000),
+        ]
+
+    def _fault(self) -> str:
+        """ "" while the node is well."""
+        if self.failed.is_set():
+            return "a background job failed"
+        return "draining" if self.frontend.drain.has_begun else ""
 
     def _job_failed(self, name: str, failure: BaseException) -> None:
         """A background job must not end by an exception: the node is no longer whole, and says so."""

@@ -71,7 +71,7 @@ def modules(package: str) -> Iterator[Path]:
 
 
 def imports(source: str, module: str) -> set[tuple[int, str]]:
-    """(line, dotted name) of everything that the source imports, at any depth; `from a import b` is a.b, relative ones resolved."""
+    """(line, dotted name) of all that the source imports, at any depth; `from a import b` is a.b, relative ones resolved."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -19,9 +19,9 @@ LONG_FILES: dict[str, str] = {}
 # path:function: why it may be longer
 LONG_FUNCTIONS: dict[str, str] = {}
 # path: why it may drop an exception of any kind
-SWALLOWS: dict[str, str] = {"chaos/sim/loop.py": "jobs are closed after the end of the simulated world; what they say concerns nobody"}
+SWALLOWS: dict[str, str] = {"chaos/sim/loop.py": "jobs are closed after the end of the simulated world, and nobody listens"}
 # path: why its test may pause without looking for something
-PAUSES: dict[str, str] = {"tests/stores/test_sqlite_crash.py": "the moment of the kill shall not be tied to the child's last line"}
+PAUSES: dict[str, str] = {"tests/stores/test_sqlite_crash.py": "a kill shall not come right after the child's last line"}
 
 VAGUE = {"util", "utils", "helper", "helpers", "manager", "managers", "common", "misc"}
 UNFINISHED = re.compile(r"#.*\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b(?!\(#\d+\))")

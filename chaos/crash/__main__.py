@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import secrets
 import sys
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 
 from chaos.crash.campaign import Campaign, Plan, Report
 
-SHOWN_VIOLATIONS_MAX = 20
+SHOWN_PER_CHECK_MAX = 5
 
 
 def parse(arguments: list[str]) -> Plan:
@@ -21,6 +22,7 @@ def parse(arguments: list[str]) -> Plan:
     parser.add_argument("--seed", type=int, default=None, help="repeats the choices of a campaign (not its timing)")
     parser.add_argument("--short", action="store_true", help="15 kills, under a minute: for `make test`")
     parser.add_argument("--address", default="", help="a server that runs already; nothing is killed")
+    parser.add_argument("--peer", default="", metavar="TEMPORAL_CLI", help="kills `temporal server start-dev` instead of Outlast")
     parser.add_argument("--load-s", type=float, default=20.0, help="length of the load with --address")
     parser.add_argument("--quiet-s", type=float, default=60.0, help="within this time after the last kill every run must end")
     parser.add_argument("--out", type=Path, default=Path("build/crash"), help="where timeline, ledger and histories go")
@@ -32,10 +34,11 @@ def parse(arguments: list[str]) -> Plan:
         kills=kills,
         folder=options.out / str(seed),
         address=options.address,
+        peer_cli=options.peer,
         load_s=options.load_s,
         quiet_s_max=min(options.quiet_s, 30.0) if options.short else options.quiet_s,
         tag=f"-{secrets.token_hex(3)}-" if options.address else "",
-        clock_tolerance_ns=100_000_000 if options.address else 0,
+        clock_tolerance_ns=100_000_000 if options.address or options.peer else 0,
         acks_min=100 if options.address else 10 * kills,
     )
 
@@ -49,8 +52,11 @@ def show(report: Report, console: Console) -> None:
     console.print("ledger: " + ", ".join(f"{count} {name}" for name, count in report.counts.items()))
     for name, figure in report.figures.items():
         console.print(f"{name}: {figure}")
-    for violation in report.violations[:SHOWN_VIOLATIONS_MAX]:
-        console.print(f"VIOLATION {violation}", markup=False)
+    checks = Counter(violation.check for violation in report.violations)
+    for check, count in sorted(checks.items()):
+        console.print(f"VIOLATED {check}: {count} times")
+        for violation in [found for found in report.violations if found.check == check][:SHOWN_PER_CHECK_MAX]:
+            console.print(f"  {violation}", markup=False)
     if report.violations:
         console.print(f"{len(report.violations)} violations; timeline, ledger and histories in {plan.folder}")
     else:
@@ -60,7 +66,7 @@ def show(report: Report, console: Console) -> None:
 def main(arguments: list[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     plan = parse(arguments)
-    target = plan.address or "outlast dev"
+    target = plan.address or ("temporal server start-dev" if plan.peer_cli else "outlast dev")
     console.print(f"crash campaign against {target}: {plan.kills} kills, seed {plan.seed}")
     report = asyncio.run(Campaign(plan, console).run())
     show(report, console)

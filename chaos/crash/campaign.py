@@ -42,6 +42,7 @@ class Plan:
     kills: int
     folder: Path
     address: str = ""
+    peer_cli: str = ""
     load_s: float = 20.0  # how long the load runs when nothing is killed
     quiet_s_max: float = 60.0
     acks_min: int = 200
@@ -95,7 +96,9 @@ class Campaign:
             left.unlink()
         self._timeline: IO[str] = (plan.folder / "timeline.jsonl").open("w")
         self.bank = Bank(plan.folder / "bank.db", ACCOUNTS, CLOSED_ACCOUNTS)
-        self.server = None if plan.address else Server(plan.folder / "outlast.db", plan.folder / "server.log")
+        self.server = (
+            None if plan.address else Server(plan.folder / "server.db", plan.folder / "server.log", peer_cli=plan.peer_cli)
+        )
 
     def note(self, what: str, **fields: object) -> None:
         self._timeline.write(json.dumps({"at_s": round(time.monotonic() - self.begun, 4), "what": what, **fields}) + "\n")
@@ -119,7 +122,7 @@ class Campaign:
         requests = Requests(client, self.ledger, self.streams("requests"), self.plan.tag)
         requests.on_end = self._note_act
         load = Load(client, requests, self.streams)
-        activities = Activities(self.bank.move, load.hand_out)
+        activities = Activities(self.bank.move, load.hand_out, self.streams("activities"))
         worker = Worker(
             client,
             task_queue=TASK_QUEUE,
@@ -148,8 +151,9 @@ class Campaign:
             working.cancel()
             with suppress(asyncio.CancelledError):
                 await working
-        histories = await fetch_histories(client, self._known_runs(listed))
+        histories, unreadable = await fetch_histories(client, self._known_runs(listed))
         self._summarise(requests, activities, histories)
+        self.report.violations += unreadable
         self.report.violations += judge(self.ledger, histories, listed, self.bank, load, self.plan.clock_tolerance_ns)
         self.report.violations += self._too_little_work(requests)
         if self.report.violations:
@@ -248,6 +252,8 @@ class Campaign:
             faults.append(f"only {acked} acks, at least {self.plan.acks_min} are wanted")
         if self.server is not None and self.report.kills_done < self.plan.kills:
             faults.append(f"only {self.report.kills_done} of {self.plan.kills} kills")
+        if self.plan.kills >= 10 and self.bank.movements_repeated_count == 0:
+            faults.append("no activity was repeated after it had done its work")
         if requests.doubled_count == 0 or (self.plan.kills >= 10 and requests.retried_count == 0):
             faults.append(f"{requests.doubled_count} doubled and {requests.retried_count} retried requests: faults did not bite")
         return [Violation("minimum_work", "", "", text) for text in faults]

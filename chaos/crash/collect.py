@@ -15,8 +15,9 @@ from temporalio.api.workflowservice.v1 import (
     ListWorkflowExecutionsRequest,
 )
 from temporalio.client import Client
+from temporalio.service import RPCError
 
-from chaos.checkers.histories import RunHistory
+from chaos.checkers.histories import RunHistory, Violation
 
 PAGE_ROWS = 500
 
@@ -66,22 +67,29 @@ async def fetch_history(client: Client, workflow_id: str, run_id: str) -> RunHis
             return RunHistory(workflow_id, run_id, tuple(events))
 
 
-async def fetch_histories(client: Client, runs: list[tuple[str, str]], at_once: int = 8) -> list[RunHistory]:
-    """Also follows continue-as-new links, so that a run that visibility forgot is found through its predecessor."""
+async def fetch_histories(
+    client: Client, runs: list[tuple[str, str]], at_once: int = 8
+) -> tuple[list[RunHistory], list[Violation]]:
+    """The histories, and the runs whose history cannot be read. Also follows continue-as-new links, so that a run that visibility
+    forgot is found through its predecessor."""
     found: dict[str, RunHistory] = {}
-    wanted = list(dict.fromkeys(runs))
+    unreadable: dict[str, Violation] = {}
     gate = asyncio.Semaphore(at_once)
 
-    async def fetch(workflow_id: str, run_id: str) -> RunHistory:
+    async def fetch(workflow_id: str, run_id: str) -> None:
         async with gate:
-            return await fetch_history(client, workflow_id, run_id)
+            try:
+                found[run_id] = await fetch_history(client, workflow_id, run_id)
+            except RPCError as error:
+                text = f"{error.status.name}: {error.message}"
+                unreadable[run_id] = Violation("history_is_readable", workflow_id, run_id, text)
 
+    wanted = list(dict.fromkeys(runs))
     while wanted:
-        for history in await asyncio.gather(*(fetch(*run) for run in wanted)):
-            found[history.run_id] = history
+        await asyncio.gather(*(fetch(*run) for run in wanted))
         links = [(history.workflow_id, successor(history)) for history in found.values()]
-        wanted = [link for link in dict.fromkeys(links) if link[1] and link[1] not in found]
-    return list(found.values())
+        wanted = [link for link in dict.fromkeys(links) if link[1] and link[1] not in found and link[1] not in unreadable]
+    return list(found.values()), list(unreadable.values())
 
 
 def successor(history: RunHistory) -> str:

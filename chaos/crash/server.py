@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-READY_PREFIX = "Outlast ready"
+OUTLAST_READY = "Outlast ready"
+PEER_READY = "Server:"  # of `temporal server start-dev`
 
 
 class ServerFailed(RuntimeError):
@@ -33,7 +34,7 @@ class Server:
     port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
     ready_s_max: float = 30.0
-    extra_arguments: tuple[str, ...] = ()
+    peer_cli: str = ""  # the official CLI: its development server on a file, to try this harness on another server
     process: asyncio.subprocess.Process | None = None
     starts_count: int = 0
     ready_s: list[float] = field(default_factory=list)
@@ -44,9 +45,11 @@ class Server:
         return f"127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        program = Path(sys.executable).with_name("outlast")
         ports = ["--port", str(self.port), "--http-port", str(self.http_port)]
-        return [str(program), "dev", *ports, "--db", str(self.database), *self.extra_arguments]
+        if self.peer_cli:
+            durable = ["--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=2"]
+            return [self.peer_cli, "server", "start-dev", *ports, "--headless", "--db-filename", str(self.database), *durable]
+        return [str(Path(sys.executable).with_name("outlast")), "dev", *ports, "--db", str(self.database)]
 
     async def launch(self) -> asyncio.Event:
         """Starts the process and returns at once; the event is set at its ready line."""
@@ -82,7 +85,9 @@ class Server:
             async for line in process.stdout:
                 log.write(line)
                 log.flush()
-                if not ready.is_set() and line.decode("utf-8", "replace").startswith(READY_PREFIX):
+                if not ready.is_set() and line.decode("utf-8", "replace").startswith(
+                    PEER_READY if self.peer_cli else OUTLAST_READY
+                ):
                     self.ready_s.append(time.monotonic() - begun)
                     ready.set()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -139,8 +140,13 @@ class Outside:
 class Activities:
     """Activities with the harness's side of the world: the bank, and the queue of tasks that clients complete."""
 
-    def __init__(self, move: Callable[[str, str, int], None], hand_out: Callable[[bytes, str, str], None]) -> None:
+    HANGS_RATE = 0.05
+
+    def __init__(
+        self, move: Callable[[str, str, int], None], hand_out: Callable[[bytes, str, str], None], stream: random.Random
+    ) -> None:
         self._move = move
+        self._stream = stream
         self._hand_out = hand_out
         self.attempts_retried_count = 0
 
@@ -151,6 +157,10 @@ class Activities:
             self._move(key, account, cents)
         except Exception as error:
             raise ApplicationError(repr(error), non_retryable=True) from error
+        # A worker that did its work and then hangs: the attempt times out, and the next one moves the same money again.
+        hangs = activity.info().attempt == 1 and self._stream.random() < self.HANGS_RATE
+        bank_answers_after_s = self._stream.uniform(0, 0.05)
+        await asyncio.sleep(2 * ATTEMPT_TIMEOUT.total_seconds() if hangs else bank_answers_after_s)
 
     @activity.defn(name="complete_elsewhere")
     async def complete_elsewhere(self, token: str) -> str:

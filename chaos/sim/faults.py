@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chaos.sim.loop import owned_by, running_loop
 from cluster.stores.base import Lease, Store
@@ -54,7 +54,7 @@ class FaultPlan:
     """Draws a fault, or none, per occasion, and counts what it gave out."""
 
     stream: random.Random
-    rates: Mapping[str, float]
+    rates: Mapping[Any, float]  # of one StrEnum; Mapping is invariant in its key, so its type cannot say so
     active: bool = True
     injected: Counter[str] = field(default_factory=Counter)
 
@@ -68,7 +68,7 @@ class FaultPlan:
                 if allowed is not None and kind not in allowed:
                     return None
                 self.injected[kind] += 1
-                return kind
+                return str(kind)
             drawn -= rate
         return None
 

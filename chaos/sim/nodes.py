@@ -101,7 +101,7 @@ class Wire(Generic[N]):
         self._delay_s_max = delay_s_max
 
     async def call(self, what: str, serve: Callable[[N], Coroutine[Any, Any, Reply]], deadline_s: float = 30.0) -> Reply:
-        """The reply, or CallerError: UNAVAILABLE (lost, dropped, node died: perhaps executed), DEADLINE_EXCEEDED, or the handler's own."""
+        """The reply, or CallerError: DEADLINE_EXCEEDED, UNAVAILABLE (lost, dropped, node died: perhaps done), the handler's."""
         there, back, gap = (self._delays.uniform(0, self._delay_s_max) for _ in range(3))
         fault = self.plan.draw()
         if fault is not None:

@@ -352,4 +352,5 @@ def decode_state(data: bytes) -> RunState:
 
 def checksum(state: RunState) -> str:
     """Canonical digest: equal states have equal digests whatever order things were inserted in."""
-    return hashlib.blake2b(_canonical_encoder.encode(state), digest_size=16).hexdigest()
+    plain = msgspec.to_builtins(state, str_keys=True, builtin_types=(bytes,))  # only text keys can be sorted
+    return hashlib.blake2b(_canonical_encoder.encode(plain), digest_size=16).hexdigest()

@@ -36,7 +36,7 @@ class HttpPages:
         self._runner = runner
         return int(runner.addresses[0][1])
 
-    async def stop(self) -> None:
+    async def close(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -56,7 +56,7 @@ _BY_NAME_OR_ID = {"DescribeNamespace": "id", "DeleteNamespace": "namespace_id"}
 _OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
 _ABOUT_NAMESPACES = frozenset({"UpdateNamespace", "DeprecateNamespace"})
 
-Find = Callable[[Call, Any], NamespaceRecord | None]
+Find = Callable[[Call, Any], "NamespaceRecord | None"]
 
 
 def namespace_of_call(namespaces: NamespacesPort, tokens: Tokens, limits: Limits) -> Interceptor:

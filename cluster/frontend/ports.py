@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
 from temporalio.api.taskqueue.v1 import TaskQueueConfig
-from temporalio.api.workflowservice.v1 import ListWorkersResponse, UpdateTaskQueueConfigResponse
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceResponse,
+    ListNamespacesResponse,
+    ListWorkersResponse,
+    UpdateNamespaceResponse,
+    UpdateTaskQueueConfigResponse,
+)
 
 from cluster.frontend.call import Call
 from cluster.frontend.tokens import TaskToken
 from cluster.matching.tasks import QueueKey
+from cluster.visibility.search_attributes import Schema
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord
@@ -68,3 +75,23 @@ class NamespacesPort(Protocol):
     def by_name(self, name: str) -> NamespaceRecord: ...
 
     def by_id(self, id: str) -> NamespaceRecord: ...
+
+    def schema_of(self, record: NamespaceRecord) -> Schema: ...
+
+    def describe(self, record: NamespaceRecord) -> DescribeNamespaceResponse: ...
+
+    def page(self, request: Any) -> ListNamespacesResponse: ...
+
+    async def register(self, request: Any) -> NamespaceRecord: ...
+
+    async def update(self, record: NamespaceRecord, request: Any) -> UpdateNamespaceResponse: ...
+
+    async def deprecate(self, record: NamespaceRecord) -> None: ...
+
+    async def delete(self, record: NamespaceRecord) -> str:
+        """The name it has from now on, so that the old one is free."""
+        ...
+
+    async def add_search_attributes(self, record: NamespaceRecord, wanted: Mapping[str, int]) -> None: ...
+
+    async def remove_search_attributes(self, record: NamespaceRecord, names: Sequence[str]) -> None: ...

@@ -27,6 +27,7 @@ from cluster.seams import Ids
 log = structlog.get_logger("outlast.transport")
 
 ANSWER_BYTES_MAX = 128 * 1024 * 1024  # what official SDKs accept; a page of history has its own, lower limit
+STOP_GRACE_S = 0.5  # the node has drained before: what is left is parked or stuck
 CALLS_IN_FLIGHT_MAX = 50_000  # parked polls count: about 23 KB each
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -47,7 +48,7 @@ class PortInUse(Exception):
 
 
 class GrpcTransport:
-    """One listening server. start() binds, stop() ends what is still under way."""
+    """One listening server. start() binds, close() ends what is still under way."""
 
     def __init__(self, handlers: Mapping[str, Handler], limits: Limits, ids: Ids) -> None:
         self._handlers = handlers
@@ -82,10 +83,10 @@ class GrpcTransport:
         """Health checks answer NOT_SERVING from now on."""
         await self._health.enter_graceful_shutdown()
 
-    async def stop(self, grace_s: float) -> None:
-        """No new connections; calls under way have grace_s to end."""
+    async def close(self) -> None:
+        """No new connections; calls under way have STOP_GRACE_S to end."""
         if self._server is not None:
-            await self._server.stop(grace_s)
+            await self._server.stop(STOP_GRACE_S)
             self._server = None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from google.protobuf.message import Message
 from temporalio.api.enums.v1 import (
     DescribeTaskQueueMode,
+    HistoryEventFilterType,
     QueryRejectCondition,
     ResetReapplyType,
     TaskQueueKind,
@@ -202,6 +203,8 @@ def _reset(v: Validation, call: Call, request: Any) -> None:
 
 def _history_page(v: Validation, call: Call, request: Any) -> None:
     check_execution(request, "execution")
+    if "history_event_filter_type" in request.DESCRIPTOR.fields_by_name and not request.history_event_filter_type:
+        request.history_event_filter_type = HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT
     if not 0 < request.maximum_page_size <= v.limits.history_page_events_max:
         request.maximum_page_size = v.limits.history_page_events_max
 

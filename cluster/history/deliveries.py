@@ -254,7 +254,7 @@ def _request_of_child(initiated: HistoryEvent, request_id: str) -> StartWorkflow
         header=wish.header,
     )
     for field in ("input", "retry_policy", "memo", "search_attributes", "priority"):
-        if wish.HasField(field):  # type: ignore[arg-type]
+        if wish.HasField(field):
             getattr(request, field).CopyFrom(getattr(wish, field))
     if initiated.HasField("user_metadata"):
         request.user_metadata.CopyFrom(initiated.user_metadata)

@@ -61,6 +61,11 @@ class Journal:
         """The position of the group that an entry added now would join."""
         return self._sealed_position + 1
 
+    @property
+    def last_position(self) -> int:
+        """The position of the last group that has entries."""
+        return self._groups[-1].position if self._groups else self.durable_position
+
     def add(self, entry: bytes) -> int:
         """Takes an entry; returns the position of its group. Raises UNAVAILABLE after a failure."""
         if self.failure is not None:
@@ -115,8 +120,11 @@ class Journal:
             self._groups.append(Group(self._sealed_position + 1))
         return self._groups[-1]
 
+    def _has_failed(self) -> bool:
+        return self.failure is not None
+
     async def _write(self) -> None:
-        while self._groups and self.failure is None:
+        while self._groups and not self._has_failed():
             group = self._groups[0]
             self._sealed_position = max(self._sealed_position, group.position)
             try:
@@ -125,8 +133,8 @@ class Journal:
                 self.end(error)
                 self._on_failure(error)
                 return
-            if self.failure is not None:
-                return
+            if self._has_failed():
+                return  # the shard was given up meanwhile
             self._groups.popleft()
             self.durable_position = group.position
             for waiter in group.waiters:

@@ -296,6 +296,11 @@ class Shard:
         """Done when what this run shows now is durable: reads wait for it."""
         return self.journal.durable(run.position)
 
+    async def all_durable(self) -> None:
+        """Returns when everything this shard has taken so far is durable. Raises UNAVAILABLE."""
+        if self.is_open and self.journal.last_position > self.journal.durable_position:
+            await self.journal.durable(self.journal.last_position)
+
     def is_durable(self, run: Run) -> bool:
         return run.position <= self.journal.durable_position
 

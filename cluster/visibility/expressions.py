@@ -14,7 +14,7 @@ from enum import Enum
 from cluster.visibility.search_attributes import NAMESPACE_DIVISION, SYSTEM, AttributeType
 
 
-class Test(Enum):
+class Operator(Enum):
     """What a condition asks. Its value is how the operator is written; negations are `negated` in the condition."""
 
     EQUAL = "="
@@ -50,14 +50,14 @@ class Condition:
     """
 
     attribute: Attribute
-    test: Test
+    operator: Operator
     operands: tuple[str | int | float, ...]
     negated: bool = False
 
     @property
     def true_if_missing(self) -> bool:
         """Does it hold for a run without the attribute?"""
-        if self.test is Test.IS_NULL:
+        if self.operator is Operator.IS_NULL:
             return not self.negated
         return self.negated and self.attribute.kind in (AttributeType.TEXT, AttributeType.KEYWORD_LIST)
 

@@ -23,7 +23,7 @@ from cluster.visibility.base import (
     encode_page_token,
     system_value,
 )
-from cluster.visibility.expressions import And, Attribute, Condition, Expression, Not, Or, Query, Test
+from cluster.visibility.expressions import And, Attribute, Condition, Expression, Not, Operator, Or, Query
 from cluster.visibility.search_attributes import NAMESPACE_DIVISION, AttributeType, all_index_terms
 
 Value = str | int | float
@@ -57,23 +57,23 @@ def _least(values: Sequence[Value]) -> SortValue:
     return min(values, default=None)
 
 
-def _passes(test: Test, value: Value, operands: tuple[Value, ...]) -> bool:
+def _passes(test: Operator, value: Value, operands: tuple[Value, ...]) -> bool:
     """One value against a test. Value and operands are of one type; mypy cannot know that they compare."""
     first: Value = operands[0]
     match test:
-        case Test.EQUAL | Test.IN:
+        case Operator.EQUAL | Operator.IN:
             return value in operands
-        case Test.LESS:
+        case Operator.LESS:
             return value < first  # type: ignore[operator]
-        case Test.LESS_OR_EQUAL:
+        case Operator.LESS_OR_EQUAL:
             return value <= first  # type: ignore[operator]
-        case Test.GREATER:
+        case Operator.GREATER:
             return value > first  # type: ignore[operator]
-        case Test.GREATER_OR_EQUAL:
+        case Operator.GREATER_OR_EQUAL:
             return value >= first  # type: ignore[operator]
-        case Test.BETWEEN:
+        case Operator.BETWEEN:
             return first <= value <= operands[1]  # type: ignore[operator]
-        case Test.STARTS_WITH:
+        case Operator.STARTS_WITH:
             return str(value).startswith(str(first))
     raise AssertionError(test)
 
@@ -81,12 +81,12 @@ def _passes(test: Test, value: Value, operands: tuple[Value, ...]) -> bool:
 def _condition(condition: Condition, facts: _Facts) -> bool | None:
     values = facts.values(condition.attribute)
     holds: bool | None
-    if condition.test is Test.IS_NULL:
+    if condition.operator is Operator.IS_NULL:
         holds = not values
     elif not values and condition.attribute.kind not in (AttributeType.TEXT, AttributeType.KEYWORD_LIST):
         holds = None
     else:
-        holds = any(_passes(condition.test, value, condition.operands) for value in values)
+        holds = any(_passes(condition.operator, value, condition.operands) for value in values)
     return holds if holds is None else holds is not condition.negated
 
 

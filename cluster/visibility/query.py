@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.core.errors import invalid_argument
-from cluster.visibility.expressions import And, Attribute, Condition, Expression, Not, Or, Order, Query, Test, conditions
+from cluster.visibility.expressions import And, Attribute, Condition, Expression, Not, Operator, Or, Order, Query, conditions
 from cluster.visibility.operands import QueryError, typed_operand
 from cluster.visibility.query_grammar import Untyped, read_query
 from cluster.visibility.search_attributes import TYPE_NAME, AttributeType, Schema
@@ -23,18 +23,18 @@ MESSAGE_CHARS_MAX = 1_000
 
 SCHEDULE_WORKFLOW_ID_PREFIX = "temporal-sys-scheduler:"
 
-_ORDERED = frozenset({Test.LESS, Test.LESS_OR_EQUAL, Test.GREATER, Test.GREATER_OR_EQUAL})
-_SUPPORTED: dict[AttributeType, frozenset[Test]] = {
-    AttributeType.KEYWORD: _ORDERED | {Test.EQUAL, Test.IN, Test.BETWEEN, Test.STARTS_WITH},
-    AttributeType.INT: _ORDERED | {Test.EQUAL, Test.IN, Test.BETWEEN},
-    AttributeType.DOUBLE: _ORDERED | {Test.EQUAL, Test.IN, Test.BETWEEN},
-    AttributeType.DATETIME: _ORDERED | {Test.EQUAL, Test.IN, Test.BETWEEN},
-    AttributeType.BOOL: _ORDERED | {Test.EQUAL, Test.IN},
-    AttributeType.KEYWORD_LIST: frozenset({Test.EQUAL, Test.IN}),
-    AttributeType.TEXT: frozenset({Test.EQUAL}),
+_ORDERED = frozenset({Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL})
+_SUPPORTED: dict[AttributeType, frozenset[Operator]] = {
+    AttributeType.KEYWORD: _ORDERED | {Operator.EQUAL, Operator.IN, Operator.BETWEEN, Operator.STARTS_WITH},
+    AttributeType.INT: _ORDERED | {Operator.EQUAL, Operator.IN, Operator.BETWEEN},
+    AttributeType.DOUBLE: _ORDERED | {Operator.EQUAL, Operator.IN, Operator.BETWEEN},
+    AttributeType.DATETIME: _ORDERED | {Operator.EQUAL, Operator.IN, Operator.BETWEEN},
+    AttributeType.BOOL: _ORDERED | {Operator.EQUAL, Operator.IN},
+    AttributeType.KEYWORD_LIST: frozenset({Operator.EQUAL, Operator.IN}),
+    AttributeType.TEXT: frozenset({Operator.EQUAL}),
 }
-_STATUS_SUPPORTED = frozenset({Test.EQUAL, Test.IN})
-_TEST_OF = {test.value: test for test in Test}
+_STATUS_SUPPORTED = frozenset({Operator.EQUAL, Operator.IN})
+_OPERATOR_OF = {test.value: test for test in Operator}
 
 
 def resolve_attribute(alias: str, schema: Schema) -> Attribute:
@@ -49,17 +49,17 @@ def resolve_attribute(alias: str, schema: Schema) -> Attribute:
 
 def _typed_condition(raw: Untyped, schema: Schema) -> Condition:
     attribute = resolve_attribute(raw.name, schema)
-    test = _TEST_OF.get(raw.operator)
-    if test is Test.IS_NULL:
+    test = _OPERATOR_OF.get(raw.operator)
+    if test is Operator.IS_NULL:
         return Condition(attribute, test, (), raw.negated)
     supported = _STATUS_SUPPORTED if attribute.name == "ExecutionStatus" else _SUPPORTED[attribute.kind]
     if test is None or test not in supported:
-        if test is Test.BETWEEN:
+        if test is Operator.BETWEEN:
             raise QueryError(
                 f"invalid expression: cannot do range condition on search attribute '{attribute.alias}' "
                 f"of type {TYPE_NAME[attribute.kind]}"
             )
-        negation = "" if not raw.negated else "!" if test is Test.EQUAL else "NOT "
+        negation = "" if not raw.negated else "!" if test is Operator.EQUAL else "NOT "
         raise QueryError(
             f"operation is not supported: operator '{negation}{raw.operator.upper()}' not supported for "
             f"{TYPE_NAME[attribute.kind]} type search attribute '{attribute.alias}'"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from cluster.visibility.base import STILL_OPEN, SortValue
-from cluster.visibility.expressions import And, Attribute, Condition, Expression, Or, Query, Test, without_not
+from cluster.visibility.expressions import And, Attribute, Condition, Expression, Operator, Or, Query, without_not
 from cluster.visibility.sqlite_schema import COLUMN, INDEX
 
 # Reading and sorting this many runs costs a few milliseconds.
@@ -48,15 +48,15 @@ def _prefix_end(prefix: str) -> str | None:
     return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
 
 
-def _comparison(column: str, test: Test, operands: Sequence[Parameter]) -> Sql:
+def _comparison(column: str, test: Operator, operands: Sequence[Parameter]) -> Sql:
     """`column` against the operands; unknown where the column is NULL."""
     match test:
-        case Test.EQUAL | Test.IN:
+        case Operator.EQUAL | Operator.IN:
             marks = ", ".join("?" * len(operands))
             return Sql(f"{column} = ?" if len(operands) == 1 else f"{column} IN ({marks})", list(operands))
-        case Test.BETWEEN:
+        case Operator.BETWEEN:
             return Sql(f"{column} BETWEEN ? AND ?", list(operands))
-        case Test.STARTS_WITH:
+        case Operator.STARTS_WITH:
             prefix = str(operands[0])
             end = _prefix_end(prefix)
             return Sql(f"{column} >= ?", [prefix]) if end is None else Sql(f"({column} >= ? AND {column} < ?)", [prefix, end])
@@ -66,10 +66,10 @@ def _comparison(column: str, test: Test, operands: Sequence[Parameter]) -> Sql:
 def _close_time(condition: Condition, table: str = "r") -> Sql:
     """Open runs have no close time, and their `close_at` is past every other, which keeps the index usable."""
     column = f"{table}.close_at"
-    if condition.test is Test.IS_NULL:
+    if condition.operator is Operator.IS_NULL:
         return Sql(f"{column} {'<>' if condition.negated else '='} {STILL_OPEN}")
-    tested = _comparison(column, condition.test, condition.operands)
-    return Sql(f"({column} <= {STILL_OPEN} AND {'NOT ' if condition.negated else ''}") + tested + Sql(")")
+    tested = _comparison(column, condition.operator, condition.operands)
+    return Sql(f"({column} < {STILL_OPEN} AND {'NOT ' if condition.negated else ''}") + tested + Sql(")")
 
 
 def attribute_value(attribute: Attribute, attribute_no: int) -> Sql:
@@ -98,16 +98,16 @@ class Translator:
         if not attribute.is_system:
             return self._stored_condition(condition)
         column = f"r.{COLUMN[attribute.name]}"
-        if condition.test is Test.IS_NULL:
+        if condition.operator is Operator.IS_NULL:
             return Sql(f"{column} IS {'NOT ' if condition.negated else ''}NULL")
-        return Sql("NOT " if condition.negated else "") + _comparison(column, condition.test, condition.operands)
+        return Sql("NOT " if condition.negated else "") + _comparison(column, condition.operator, condition.operands)
 
     def _stored_condition(self, condition: Condition) -> Sql:
         number = self._attribute_no(condition.attribute)
         has = Sql("EXISTS (SELECT 1 FROM visibility_value v WHERE v.run = r.run AND v.attribute_no = ?", [number])
-        if condition.test is Test.IS_NULL:
+        if condition.operator is Operator.IS_NULL:
             return Sql("" if condition.negated else "NOT ") + has + Sql(")")
-        passes = has + Sql(" AND ") + _comparison("v.value", condition.test, condition.operands) + Sql(")")
+        passes = has + Sql(" AND ") + _comparison("v.value", condition.operator, condition.operands) + Sql(")")
         if not condition.negated:
             return passes
         if condition.true_if_missing:
@@ -141,7 +141,7 @@ class Translator:
             for part in parts
             if isinstance(part, Condition)
             and not part.negated
-            and part.test is not Test.IS_NULL
+            and part.operator is not Operator.IS_NULL
             and (part.attribute.name in INDEX or not part.attribute.is_system)
         ]
 
@@ -150,7 +150,7 @@ class Translator:
         attribute = condition.attribute
         if not attribute.is_system:
             rows = Sql("visibility_value v WHERE v.attribute_no = ? AND ", [self._attribute_no(attribute)])
-            return rows + _comparison("v.value", condition.test, condition.operands)
+            return rows + _comparison("v.value", condition.operator, condition.operands)
         rows = Sql(f"visibility_run r INDEXED BY {INDEX[attribute.name]} WHERE r.namespace_no = ? AND ", [self._namespace_no])
         return rows + self._condition(condition)
 
@@ -169,7 +169,8 @@ class Translator:
                 return Sql("FROM ") + rows + Sql(" AND "), "r"
             joined = Sql(") d CROSS JOIN visibility_run r ON r.run = d.run WHERE ")
             return Sql("FROM (SELECT DISTINCT v.run FROM ") + rows + joined, "r"
-        equal = [one for one in drivers if not one.attribute.is_system and one.test is Test.EQUAL and len(one.operands) == 1]
+        stored = [one for one in drivers if not one.attribute.is_system]
+        equal = [one for one in stored if one.operator is Operator.EQUAL and len(one.operands) == 1]
         if in_order and equal:
             number = self._attribute_no(equal[0].attribute)
             source = Sql(

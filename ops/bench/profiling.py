@@ -47,18 +47,18 @@ def _print_stats(path: Path, count: int, console: Console) -> None:
     if not path.exists():
         console.print(f"the server left no profile at {path}: did it end by itself at SIGTERM?", style="red")
         return
-    stats = pstats.Stats(str(path)).get_stats_profile().func_profiles
-    total = sum(row.tottime for row in stats.values())
-    orders = {"own time": "tottime", "time with callees": "cumtime"}
-    for title, order in orders.items():
+    # Keyed by (file, line, name); its public face, get_stats_profile, merges functions of one name and rounds to milliseconds.
+    stats: dict[tuple[str, int, str], tuple[int, int, float, float, object]] = vars(pstats.Stats(str(path)))["stats"]
+    total = sum(row[2] for row in stats.values())
+    for title in ("own time", "time with callees"):
         table = Table(title=f"by {title} (us per measured workflow, of {1e6 * total / count:,.0f})", title_justify="left")
         for column in ("us", "share", "calls", "function"):
             table.add_column(column, justify="left" if column == "function" else "right", no_wrap=True)
-        ranked = sorted(stats.items(), key=lambda item: -getattr(item[1], order))[:TOP]
-        for name, row in ranked:
-            spent = float(getattr(row, order))
-            place = f"{name}  {Path(row.file_name).relative_to(ROOT)}:{row.line_number}" if _ours(row.file_name) else name
-            table.add_row(f"{1e6 * spent / count:,.1f}", f"{100 * spent / total:.1f} %", str(row.ncalls), place)
+        spent_by = {place: row[2] if title == "own time" else row[3] for place, row in stats.items()}
+        for key in sorted(spent_by, key=spent_by.__getitem__, reverse=True)[:TOP]:
+            (file_name, line, name), spent = key, spent_by[key]
+            where = f"{Path(file_name).relative_to(ROOT)}:{line}" if _ours(file_name) else Path(file_name).name
+            table.add_row(f"{1e6 * spent / count:,.1f}", f"{100 * spent / total:.1f} %", str(stats[key][1]), f"{name}  {where}")
         console.print(table)
 
 

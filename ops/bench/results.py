@@ -106,10 +106,10 @@ def verdicts(results: Results) -> list[tuple[bool, str]]:
         ours = results.middle(OURS, mode, TARGET_SCENARIO, "cpu_ms")
         peer = results.middle(PEER, mode, TARGET_SCENARIO, "cpu_ms")
         if ours is not None:
-            words = f"{ours:.2f} ms of server CPU per workflow with one activity ({mode} load); wanted: {TARGET_CPU_MS_MAX}"
+            words = f"{ours:.2f} ms of server CPU per workflow with one activity ({mode} load); limit {TARGET_CPU_MS_MAX}"
             found.append((ours <= TARGET_CPU_MS_MAX, words))
         if ours is not None and peer is not None:
-            words = f"{peer / ours:.1f} times less than the real server ({mode} load); wanted: {TARGET_PEER_RATIO_MIN}"
+            words = f"{peer / ours:.1f} times less than the real server ({mode} load); at least {TARGET_PEER_RATIO_MIN}"
             found.append((peer / ours >= TARGET_PEER_RATIO_MIN, words))
     return found
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -111,6 +112,7 @@ async def serve(config: NodeConfig) -> int:
         return _complain(str(error), EXIT_ADDRESS)
     except (DatabaseInUse, ShardCountDiffers, StoreError) as error:
         return _complain(f"{config.db}: {error}" if config.db not in str(error) else str(error), EXIT_DATABASE)
+    gc.freeze()  # what was imported and loaded is never garbage: full collections stay short
     print(ready_line(node), flush=True)
     code = await _until_stopped(node, stop)
     await node.drain()

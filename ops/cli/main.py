@@ -10,7 +10,7 @@ import typer
 
 app = typer.Typer(
     name="outlast",
-    help="A durable workflow server that speaks the public Temporal API: official SDKs, the temporal CLI and its web UI work unchanged.",
+    help="A durable workflow server that speaks the public Temporal API: official SDKs, the temporal CLI and UI work unchanged.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",

@@ -26,13 +26,14 @@ class Counting:
     def __init__(self, store: SimStore, lease: Lease, position: int) -> None:
         self.store, self.lease, self.position = store, lease, position
         self.seen = 0
+        self.one_append = asyncio.Lock()
 
     async def add(self) -> int:
         self.seen += 1
-        self.position += 1
-        position = self.position
-        await self.store.append(self.lease, position, b"one")
-        return position
+        async with self.one_append:
+            await self.store.append(self.lease, self.position + 1, b"one")
+            self.position += 1
+            return self.position
 
 
 class Toy:
@@ -98,9 +99,8 @@ def test_a_crash_loses_memory_and_keeps_what_was_acknowledged() -> None:
         first = await toy.slot.start()
         assert await toy.wire.call("add", Counting.add) == 1
         call = asyncio.create_task(toy.wire.call("add", Counting.add))
-        await asyncio.sleep(0.021)  # the longest way there: the call is inside the node, its append is not
         while first.seen < 2:
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.0001)
         toy.slot.crash()
         with pytest.raises(CallerError, match="died"):
             await call

@@ -35,7 +35,7 @@ STAND_INS: dict[str, str] = {
     "temporal.api.history.v1.WorkflowTaskStartedEventAttributes.request_id": "<request id>",
     "temporal.api.history.v1.ActivityTaskStartedEventAttributes.request_id": "<request id>",
 }
-# A backoff computed from the clock (cron) differs by milliseconds: whole seconds are compared.
+# Backoffs computed from the clock (cron, the least time between two runs of an id): whole seconds are compared.
 ROUNDED = {
     "temporal.api.history.v1.WorkflowExecutionStartedEventAttributes.first_workflow_task_backoff",
     "temporal.api.history.v1.WorkflowExecutionContinuedAsNewEventAttributes.backoff_start_interval",
@@ -104,7 +104,7 @@ class Normaliser:
         if field.name.endswith("namespace_id"):
             return "<namespace id>"
         if name in ROUNDED:
-            return f"{round(value.seconds + value.nanos / 1e9)}s"
+            return "at most 1s" if value.seconds + value.nanos / 1e9 <= 1.01 else f"{round(value.seconds + value.nanos / 1e9)}s"
         render = self._renderer(field)
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             inner = field.message_type.fields_by_name["value"]
@@ -136,7 +136,7 @@ def normal_outcome(
         {"workflow_id": normaliser.text(workflow_id), "events": [normaliser.event(event) for event in events]}
         for workflow_id, events in histories
     ]
-    return {"histories": runs, "observed": {name: normaliser.value(value) for name, value in observed.items()}}
+    return {"histories": runs, "observed": {normaliser.text(name): normaliser.value(value) for name, value in observed.items()}}
 
 
 def as_text(outcome: dict[str, Any]) -> str:

@@ -19,8 +19,8 @@ from cluster.core.entry import UnbufferNote
 from cluster.core.errors import CallerError
 from cluster.core.events import SECOND_NS
 from cluster.core.machines import timer
-from cluster.core.table import IllegalTransition
 from cluster.core.state import checksum
+from cluster.core.table import IllegalTransition
 from tests.core.build import Run, lines, payloads
 
 
@@ -163,11 +163,11 @@ def test_the_id_of_a_running_or_unseen_timer_is_taken() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (Command(command_type=CommandType.COMMAND_TYPE_START_TIMER), "BadStartTimerAttributes: StartTimerCommandAttributes is not"),
+        (Command(command_type=CommandType.COMMAND_TYPE_START_TIMER), "StartTimerCommandAttributes is not set on"),
         (start_timer(""), "BadStartTimerAttributes: TimerId is not set on StartTimerCommand."),
         (start_timer("i" * 1001), "BadStartTimerAttributes: TimerId on StartTimerCommand exceeds length limit."),
         (start_timer("a", -1), "BadStartTimerAttributes: An invalid StartToFireTimeout is set on StartTimerCommand: negative"),
-        (Command(command_type=CommandType.COMMAND_TYPE_CANCEL_TIMER), "BadCancelTimerAttributes: CancelTimerCommandAttributes is"),
+        (Command(command_type=CommandType.COMMAND_TYPE_CANCEL_TIMER), "CancelTimerCommandAttributes is not set on"),
         (cancel_timer(""), "BadCancelTimerAttributes: TimerId is not set on CancelTimerCommand."),
         (cancel_timer("i" * 1001), "BadCancelTimerAttributes: TimerId on CancelTimerCommand exceeds length limit."),
         (cancel_timer("unknown"), "add-timer-canceled-event, TimerID: unknown"),

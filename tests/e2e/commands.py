@@ -12,6 +12,7 @@ from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import ActivityType, Payloads, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.update.v1 import Acceptance, Meta, Outcome, Rejection, Request, Response
@@ -156,6 +157,18 @@ def accept(request: Message) -> Message:
         accepted_request=update_request(request),
     )
     return _message(request.protocol_instance_id + "/accept", request.protocol_instance_id, acceptance)
+
+
+def accept_admitted(event: HistoryEvent) -> Message:
+    """Accepts an update that came as an event, which holds the request, instead of a message."""
+    request = event.workflow_execution_update_admitted_event_attributes.request
+    update_id = request.meta.update_id
+    acceptance = Acceptance(
+        accepted_request_message_id=update_id + "/request",
+        accepted_request_sequencing_event_id=event.event_id,
+        accepted_request=request,
+    )
+    return _message(update_id + "/accept", update_id, acceptance)
 
 
 def reject(request: Message, reason: Failure) -> Message:

@@ -181,15 +181,15 @@ class Env:
         )
         return event_name(response.history.events[-1])
 
-    async def until(self, condition: Callable[[], Awaitable[Any]], what: str) -> Any:
+    async def until(self, condition: Callable[[], Awaitable[Any]], what: str, timeout_s: float = WAIT_S) -> Any:
         """Asks again until the answer is true. For state that has no long poll, such as visibility."""
-        deadline = asyncio.get_running_loop().time() + WAIT_S
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while asyncio.get_running_loop().time() < deadline:
             answer = await condition()
             if answer:
                 return answer
             await asyncio.sleep(0.02)
-        raise AssertionError(f"waited {WAIT_S} s in vain for: {what}")
+        raise AssertionError(f"waited {timeout_s} s in vain for: {what}")
 
     def observe(self, name: str, value: Message | dict[str, Any] | list[Any] | str | float | bool | None) -> None:
         """Keeps an answer beside the histories, to be compared with the real server's answer."""

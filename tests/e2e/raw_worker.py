@@ -54,7 +54,7 @@ class RawWorker:
     async def poll(self, sticky: str | None = None, task_queue: str | None = None) -> PollWorkflowTaskQueueResponse:
         """The next workflow task or query of the normal queue, or of the sticky queue `sticky`."""
         normal = task_queue or self._task_queue
-        queue = TaskQueue(name=normal)
+        queue = TaskQueue(name=normal, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
         if sticky is not None:
             queue = TaskQueue(name=sticky, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=normal)
         task = await self._service.poll_workflow_task_queue(
@@ -134,7 +134,11 @@ class RawWorker:
 
     async def poll_activity(self) -> PollActivityTaskQueueResponse:
         task = await self._service.poll_activity_task_queue(
-            PollActivityTaskQueueRequest(namespace=self._namespace, task_queue=TaskQueue(name=self._task_queue), identity=IDENTITY),
+            PollActivityTaskQueueRequest(
+                namespace=self._namespace,
+                task_queue=TaskQueue(name=self._task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
+                identity=IDENTITY,
+            ),
             timeout=POLL,
         )
         assert task.task_token, f"no activity task came on {self._task_queue}"

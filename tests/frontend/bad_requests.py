@@ -6,7 +6,7 @@ A case that expects a well-formed token of the server under test names it in `ne
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -307,7 +307,7 @@ def _multi_cases() -> list[tuple[str, str, Message]]:
 def _worker_cases() -> list[tuple[str, str, Message]]:
     ns = NAMESPACE
     garbage = b"\x01garbage"
-    by_id = {"namespace": ns, "workflow_id": "w", "activity_id": "a"}
+    by_id: dict[str, Any] = {"namespace": ns, "workflow_id": "w", "activity_id": "a"}
     return [
         ("PollWorkflowTaskQueue", "no task queue", w.PollWorkflowTaskQueueRequest(namespace=ns)),
         ("PollWorkflowTaskQueue", "no name", w.PollWorkflowTaskQueueRequest(namespace=ns, task_queue=TaskQueue())),

@@ -21,7 +21,7 @@ from tests.frontend.bad_requests import CASES, OPERATOR_RPCS, BadRequest
 
 def ask(channel: grpc.Channel, case: BadRequest) -> dict[str, Any]:
     """{code, message, details}: details are the packed messages, each as JSON with its type."""
-    stub: Any = OperatorServiceStub(channel) if case.rpc in OPERATOR_RPCS else WorkflowServiceStub(channel)  # type: ignore[no-untyped-call]
+    stub: Any = OperatorServiceStub(channel) if case.rpc in OPERATOR_RPCS else WorkflowServiceStub(channel)
     try:
         answer = getattr(stub, case.rpc)(case.request, timeout=5)
     except grpc.RpcError as error:

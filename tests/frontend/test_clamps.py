@@ -20,7 +20,7 @@ INT64_MAX = 2**63 - 1
 
 
 async def clamp(name: str, request: Message) -> Any:
-    async def handler(call: Call, request: Any) -> Message:
+    async def handler(call: Call, request: Message) -> Message:
         return request
 
     return await clamp_times(METHODS[name], handler)(Call(METHODS[name].path, {}, None, ""), request)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import Message
@@ -49,7 +47,7 @@ async def walk(name: str, request: Message, asked: Asked) -> bool:
     """Whether the handler was reached."""
     reached = False
 
-    async def handler(call: Call, request: Any) -> Message:
+    async def handler(call: Call, request: Message) -> Message:
         nonlocal reached
         reached = True
         return request
@@ -145,7 +143,7 @@ async def test_ones_own_namespace_is_not_asked_for_again() -> None:
 
 
 def test_a_request_that_cannot_name_another_namespace_costs_nothing() -> None:
-    async def handler(call: Call, request: Any) -> Message:
+    async def handler(call: Call, request: Message) -> Message:
         return request
 
     assert namespace_walk(Asked())(METHODS["StartWorkflowExecution"], handler) is handler

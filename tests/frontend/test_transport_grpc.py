@@ -28,17 +28,17 @@ PATH = METHODS["GetSystemInfo"].path
 
 
 @asynccontextmanager
-async def serving(handlers: dict[str, Handler]) -> AsyncIterator[tuple[GrpcTransport, grpc.aio.Channel, int]]:
+async def serving(handlers: dict[str, Handler]) -> AsyncIterator[tuple[GrpcTransport, Any, int]]:
     transport = GrpcTransport(handlers, Limits(), SystemIds())
     port = await transport.start("127.0.0.1", 0)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             yield transport, channel, port
     finally:
-        await transport.stop(0)
+        await transport.close()
 
 
-async def ask(channel: grpc.aio.Channel, data: bytes = b"", timeout: float = 5.0, **options: Any) -> bytes:
+async def ask(channel: Any, data: bytes = b"", timeout: float = 5.0, **options: Any) -> bytes:
     answer: bytes = await channel.unary_unary(PATH)(data, timeout=timeout, **options)
     return answer
 
@@ -53,7 +53,7 @@ def failing(failure: Exception) -> dict[str, Handler]:
 async def refused(channel: grpc.aio.Channel, data: bytes = b"") -> tuple[grpc.StatusCode, str, Status]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await ask(channel, data)
-    trailer = {key: value for key, value in caught.value.trailing_metadata() or ()}
+    trailer: dict[str, Any] = dict(caught.value.trailing_metadata() or ())
     status = Status.FromString(trailer.get("grpc-status-details-bin", b""))
     return caught.value.code(), caught.value.details() or "", status
 

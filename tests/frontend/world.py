@@ -16,13 +16,14 @@ import grpc
 from google.protobuf.message import Message
 from temporalio.api.enums.v1 import NamespaceState
 from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
+from temporalio.api.operatorservice.v1 import OperatorServiceStub
 from temporalio.api.workflowservice.v1 import WorkflowServiceStub
 
 from cluster.config import Limits
-from cluster.core.errors import CallerError, not_found
+from cluster.core.errors import not_found
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
-from cluster.frontend.cluster_identity import load_identity
+from cluster.frontend.cluster_identity import ClusterIdentity, load_identity
 from cluster.frontend.handlers import handler_table
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.not_built import NOT_BUILT
@@ -70,11 +71,54 @@ class World:
         self.visibility = MemoryVisibility()
         self.store = MemoryStore()
         self.frontend: Frontend
-        self.matching: Matching
         self.transport: GrpcTransport
         self.address = ""
-        self.channel: grpc.aio.Channel
+        self.channel: Any
         self.stub: Any
+        self.operator: Any
+        self.namespaces = NamespacesStandIn()
+        self.spawn = JobSet(_raise)
+        self.ids, self.clock = SystemIds(), SystemClock()
+        self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn)
+
+    def services(self, identity: Any) -> Services:
+        return Services(
+            history=self.history,
+            matching=self.matching,
+            visibility=self.visibility,
+            namespaces=self.namespaces,
+            store=self.store,
+            tokens=self.tokens,
+            limits=self.limits,
+            identity=identity or ClusterIdentity("id", "name", 4),
+            schema_of=schema_of,
+            address="127.0.0.1:7233",
+        )
+
+    async def start(self) -> None:
+        await self.store.open()
+        await self.visibility.open()
+        identity = await load_identity(self.store, self.ids, "active", 4)
+        now_s = asyncio.get_running_loop().time
+        self.frontend = Frontend(self.services(identity), LoopbackOnly(), self.clock, self.ids, now_s)
+        self.transport = GrpcTransport(self.frontend.handlers, self.limits, self.ids)
+        port = await self.transport.start("127.0.0.1", 0)
+        self.address = f"127.0.0.1:{port}"
+        self.channel = grpc.aio.insecure_channel(self.address)
+        self.stub = WorkflowServiceStub(self.channel)
+        self.operator = OperatorServiceStub(self.channel)
+
+    async def stop(self) -> None:
+        await self.channel.close()
+        self.matching.drain()
+        await self.transport.close()
+        await self.spawn.close()
+        await self.visibility.close()
+        await self.store.close()
+
+
+def _raise(name: str, failure: BaseException) -> None:
+    raise AssertionError(f"job {name} failed") from failure
 
 
 class NamespacesStandIn:
@@ -98,3 +142,27 @@ class NamespacesStandIn:
             if fits(record):
                 return record
         raise not_found(f"Namespace {named} is not found.", NamespaceNotFoundFailure(namespace=named))
+
+    async def register(self, request: Any) -> None:
+        raise AssertionError("the stand-in registers nothing")
+
+
+def schema_of(record: Any) -> Schema:
+    return Schema()
+
+
+@asynccontextmanager
+async def world(limits: Limits | None = None) -> AsyncIterator[World]:
+    """Listening, with a connected client."""
+    made = World(limits or Limits())
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+def handlers_by_part() -> set[str]:
+    """The methods that have a real handler."""
+    made = World(Limits())
+    return handler_table(made.services(None)).keys() - NOT_BUILT.keys()

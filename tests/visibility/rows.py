@@ -38,7 +38,7 @@ def attributes(**values: Any) -> dict[str, bytes]:
 
 
 def row(workflow_id: str, **changes: Any) -> VisibilityRow:
-    known = {
+    known: dict[str, Any] = {
         "namespace_id": NAMESPACE,
         "workflow_id": workflow_id,
         "run_id": f"run-{workflow_id}",

@@ -185,7 +185,7 @@ async def test_every_way_to_begin_a_query_answers_as_the_oracle_does(
     for batch in (opened, rows):
         await oracle.upsert(batch)
         await engine.upsert(batch)
-    seen = set()
+    seen: set[str] = set()
     for bound in (1, 3, 2_000):
         monkeypatch.setattr(sqlite_query, "SMALL_COUNT", bound)
         for where in (

@@ -2,6 +2,7 @@
 
 from cluster.core.machines import (
     activity,
+    activity_commands,
     child,
     close,
     commands,
@@ -18,6 +19,7 @@ from cluster.core.machines import (
 
 __all__ = [
     "activity",
+    "activity_commands",
     "child",
     "close",
     "commands",

@@ -32,9 +32,9 @@ from temporalio.api.history.v1 import (
 from cluster.core.entry import ActivityNote
 from cluster.core.errors import invalid_argument, not_found
 from cluster.core.events import duration_ns, timestamp_ns
-from cluster.core.table import Table, applies, on_flush
 from cluster.core.retry import TIMEOUT_TYPE_WORDS, failure_to_keep, is_retryable, next_backoff, next_retry_delay_of
 from cluster.core.state import Activity, RunState
+from cluster.core.table import Table, applies, on_flush
 from cluster.core.transition import Transition
 
 TABLE = Table(

@@ -38,7 +38,7 @@ def next_after(state: RunState, now: int, failure: Failure | None) -> Next:
     if failure is not None and state.retry_policy:
         policy = RetryPolicy.FromString(state.retry_policy)
         backoff_ns, retry_state = next_backoff(
-            policy, state.attempt, now, state.execution_expires_at, failure, _asked_delay_ns(failure)
+            policy, state.attempt, now, state.execution_expires_at, failure, _asked_delay_ns(failure), delay_is_capped=True
         )
         if backoff_ns is not None:
             return Next(retry_state, backoff_ns, ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_RETRY)

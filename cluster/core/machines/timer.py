@@ -20,9 +20,9 @@ from cluster.core.entry import UnbufferNote
 from cluster.core.errors import CallerError
 from cluster.core.events import duration_ns, parse_event, timestamp_ns
 from cluster.core.machines.commands import BadCommand, Completion, command
-from cluster.core.table import Table, applies
 from cluster.core.retry import check_duration
 from cluster.core.state import RunState, Timer
+from cluster.core.table import Table, applies
 from cluster.core.transition import Transition
 
 TABLE = Table(

@@ -1,0 +1,118 @@
+"""Reset: a run goes on from an earlier workflow task of its history, with later signals and updates reapplied.
+
+The new run's state is the fold of the shared prefix, made its own: new run id, activities and timers that are due in real
+time again, children it must not start twice. What follows is ordinary: a failed task, reapplied facts, a new task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec.structs import replace
+from temporalio.api.enums.v1 import (
+    EventType,
+    ResetReapplyExcludeType,
+    ResetReapplyType,
+    UpdateAdmittedEventOrigin,
+    WorkflowTaskFailedCause,
+)
+from temporalio.api.failure.v1 import Failure, ResetWorkflowFailureInfo
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionUpdateAdmittedEventAttributes
+from temporalio.api.update.v1 import Request
+
+from cluster.core.entry import ActivityNote, RequestIdNote, TaskNote
+from cluster.core.errors import invalid_argument
+from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.state import RunState, encode_state
+from cluster.core.transition import Transition
+
+RESET_REASON = "Terminated by reset"
+EXCLUDE = ResetReapplyExcludeType
+
+
+def base_state(prefix: RunState, run_id: str) -> RunState:
+    """The fold of the prefix as the new run's own. Raises INVALID_ARGUMENT if it does not end in a workflow task."""
+    if prefix.task is None:
+        raise invalid_argument(
+            f"Unable to reset workflow: event {prefix.next_event_id - 1} is not followed by the end of a workflow task. "
+            "Choose the id of a WorkflowTaskCompleted, WorkflowTaskFailed, WorkflowTaskTimedOut or WorkflowTaskStarted event."
+        )
+    if not prefix.is_open:
+        raise invalid_argument("Unable to reset workflow: the reset point lies behind the close of the run.")
+    prefix.run_id = run_id
+    return prefix
+
+
+def encoded(state: RunState) -> bytes:
+    return encode_state(state)
+
+
+def begin_reset_run(
+    t: Transition, *, base_run_id: str, request: Any, later: list[HistoryEvent], start_request_id: str
+) -> None:
+    """Everything of the new run that follows the shared prefix."""
+    state = t.state
+    t.note(RequestIdNote(start_request_id, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, 1, is_start=True))
+    task = state.task
+    assert task is not None
+    if not task.is_started:
+        workflow_task.start(t, request_id=t.context.ids.uuid(), identity="history-service")
+    failure = Failure(message=request.reason, reset_workflow_failure_info=ResetWorkflowFailureInfo())
+    workflow_task.fail(
+        t,
+        WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
+        failure,
+        identity="history-service",
+        base_run_id=base_run_id,
+        new_run_id=state.run_id,
+        fork_event_version=state.last_version,
+    )
+    t.note(TaskNote(None, 1, state.task_stamp))
+    for activity in list(state.activities.values()):  # their time begins anew, their attempt goes on
+        t.note(
+            ActivityNote(
+                replace(activity, scheduled_at=t.now, first_scheduled_at=t.now, started_at=0, request_id="", stamp=activity.stamp + 1)
+            )
+        )
+    reapply(t, request, later)
+    if not lifecycle.is_waiting_for_first_task(state):
+        workflow_task.schedule(t)
+
+
+def excluded(request: Any) -> set[int]:
+    """What is not reapplied: the older single choice and the newer list say the same."""
+    kinds = set(request.reset_reapply_exclude_types)
+    if request.reset_reapply_type == ResetReapplyType.RESET_REAPPLY_TYPE_NONE:
+        kinds |= {EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL, EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE}
+    elif request.reset_reapply_type == ResetReapplyType.RESET_REAPPLY_TYPE_SIGNAL:
+        kinds.add(EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE)
+    return kinds
+
+
+def reapply(t: Transition, request: Any, later: list[HistoryEvent]) -> None:
+    """Signals and updates that came after the reset point, in their order, unless they are excluded."""
+    without = excluded(request)
+    for event in later:
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
+            if EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL not in without:
+                attributes = event.workflow_execution_signaled_event_attributes
+                lifecycle.signal(t, attributes, list(event.links), schedules_task=False)
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
+            if EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE not in without:
+                _readmit(t, event.workflow_execution_update_accepted_event_attributes.accepted_request)
+        elif (
+            event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED
+            and EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE not in without
+        ):
+            _readmit(t, event.workflow_execution_update_admitted_event_attributes.request)
+
+
+def _readmit(t: Transition, request: Request) -> None:
+    update_id = request.meta.update_id
+    if not update_id or update_id in t.state.updates:
+        return
+    t.add(
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
+        WorkflowExecutionUpdateAdmittedEventAttributes(request=request, origin=UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY),
+    )
+

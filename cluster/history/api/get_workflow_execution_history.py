@@ -1,0 +1,125 @@
+"""GetWorkflowExecutionHistory, forward with its long poll, and in reverse. Events are passed on as they were encoded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from temporalio.api.enums.v1 import HistoryEventFilterType
+from temporalio.api.workflowservice.v1 import (
+    GetWorkflowExecutionHistoryResponse,
+    GetWorkflowExecutionHistoryReverseResponse,
+)
+
+from cluster.core.errors import invalid_argument
+from cluster.core.events import frame, join_framed
+from cluster.core.machines import workflow_task
+from cluster.frontend.tokens import Purpose, TokenRefused, Tokens
+from cluster.history.polls import HistoryPageToken
+from cluster.history.run import Run
+from cluster.history.shard import Shard
+
+_HISTORY_TAG = b"\x0a"  # GetWorkflowExecutionHistoryResponse.history, field 1
+TAIL_S = 1.0  # answered this long before the caller's deadline
+
+
+async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
+    page = _open(service.tokens, namespace.id, request)
+    run = await shard.find(namespace.id, request.execution.workflow_id, page.run_id if page else request.execution.run_id)
+    await shard.durable(run)
+    first = page.next_event_id if page else 1
+    is_waiting = request.wait_new_event
+    wants_close = request.history_event_filter_type == HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
+    if is_waiting and run.state.is_open and (wants_close or first > run.last_event_id):
+        run = await _wait(shard, run, first, wants_close, _until(service, call))
+    last = run.last_event_id
+    if wants_close:
+        return await _close_event(service.tokens, shard, run, is_waiting)
+    count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
+    page_last = min(last, first + count - 1)
+    events = await shard.events(run, first, page_last)
+    if page_last == last and run.state.is_open and not is_waiting:
+        events = events + [event.SerializeToString() for event in workflow_task.pending_events(run.state, run.state.last_version)]
+    has_more = page_last < last or (is_waiting and run.state.is_open)
+    rest = HistoryPageToken(*_names(run), page_last + 1, last, is_waiting) if has_more else None
+    return _encode(service.tokens, events, rest)
+
+
+async def _close_event(tokens: Tokens, shard: Shard, run: Run, is_waiting: bool) -> bytes:
+    """The last event of a closed run; of an open one nothing while waiting, else its last event so far."""
+    last = run.last_event_id
+    if run.state.is_open and is_waiting:
+        return _encode(tokens, [], HistoryPageToken(*_names(run), last + 1, last, True))
+    return _encode(tokens, await shard.events(run, last, last), None)
+
+
+async def reverse(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
+    page = _open(service.tokens, namespace.id, request)
+    run = await shard.find(namespace.id, request.execution.workflow_id, page.run_id if page else request.execution.run_id)
+    await shard.durable(run)
+    last = page.last_event_id if page else run.last_event_id
+    count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
+    first = max(1, last - count + 1)
+    events = await shard.events(run, first, last)
+    answer = GetWorkflowExecutionHistoryReverseResponse()
+    if first > 1:
+        answer.next_page_token = service.tokens.seal(Purpose.HISTORY_PAGE, HistoryPageToken(*_names(run), 1, first - 1))
+    return answer.SerializeToString() + _length_delimited(join_framed(reversed(events)))
+
+
+def _until(service: Any, call: Any) -> float:
+    now = asyncio.get_running_loop().time()
+    longest: float = now + service.limits.history_long_poll_ns / 1e9
+    deadline: float | None = call.deadline if call is not None else None
+    return longest if deadline is None else max(now, min(longest, deadline - TAIL_S))
+
+
+async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: float) -> Run:
+    """Until there is something new (or the close), or the time is over; a run that went on is followed by nobody."""
+    loop = asyncio.get_running_loop()
+    while run.state.is_open and (wants_close or first > run.last_event_id) and loop.time() < until:
+        changed = run.changed()
+        timer = loop.call_at(until, _give_up, changed)
+        try:
+            await changed
+        finally:
+            timer.cancel()
+        await shard.durable(run)
+    return run
+
+
+def _give_up(changed: asyncio.Future[None]) -> None:
+    if not changed.done():
+        changed.set_result(None)
+
+
+def _names(run: Run) -> tuple[str, str, str]:
+    return run.key.namespace_id, run.key.workflow_id, run.key.run_id
+
+
+def _open(tokens: Tokens, namespace_id: str, request: Any) -> HistoryPageToken | None:
+    if not request.next_page_token:
+        return None
+    try:
+        page = tokens.open(Purpose.HISTORY_PAGE, request.next_page_token, HistoryPageToken)
+    except TokenRefused:
+        raise invalid_argument("Invalid NextPageToken.") from None
+    execution = request.execution
+    if page.namespace_id != namespace_id or page.workflow_id != execution.workflow_id:
+        raise invalid_argument("Invalid NextPageToken.")
+    if execution.run_id and execution.run_id != page.run_id:
+        raise invalid_argument("RunId does not match NextPageToken.")
+    return page
+
+
+def _encode(tokens: Tokens, events: list[bytes], rest: HistoryPageToken | None) -> bytes:
+    answer = GetWorkflowExecutionHistoryResponse()
+    if rest is not None:
+        answer.next_page_token = tokens.seal(Purpose.HISTORY_PAGE, rest)
+    return answer.SerializeToString() + _length_delimited(join_framed(events))
+
+
+def _length_delimited(history: bytes) -> bytes:
+    framed = frame(history)
+    assert framed[:1] == _HISTORY_TAG
+    return framed

@@ -1,0 +1,88 @@
+"""ResetWorkflowExecution: a new run that shares the base run's history up to a workflow task, and goes on from there.
+
+The prefix is copied to the new run in the store first (harmless if the rest never happens); then one append closes the
+current run and begins the new one: the shared state, a failed workflow task that says why, what came after the reset
+point and is to be reapplied, and a new task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionResponse
+
+from cluster.core.apply import fold_events
+from cluster.core.entry import CloseNote
+from cluster.core.errors import invalid_argument
+from cluster.core.events import join_framed, parse_events
+from cluster.core.machines import lifecycle
+from cluster.core.machines import reset as machine
+from cluster.core.transition import Transition
+from cluster.history.checkpoint import BLOB_BRANCH
+from cluster.history.journal import shard_is_moving
+from cluster.history.run import Run
+from cluster.history.shard import Shard
+from cluster.stores.base import HistoryBlob, RunKey, StoreError
+
+
+async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
+    execution = request.workflow_execution
+    if request.request_id and (done := await _found_by_request(shard, namespace.id, request)):
+        return ResetWorkflowExecutionResponse(run_id=done)
+    base = await shard.find(namespace.id, execution.workflow_id, execution.run_id)
+    await shard.durable(base)
+    events = await shard.events(base, 1, base.last_event_id)
+    finish_id = request.workflow_task_finish_event_id
+    if not 1 < finish_id <= base.last_event_id:
+        raise invalid_argument(f"WorkflowTaskFinishEventId must be > 1 && <= workflow last event ID ({base.last_event_id}).")
+    run_id = shard.ids.uuid()
+    key = RunKey(namespace.id, execution.workflow_id, run_id)
+    prefix = events[: finish_id - 1]
+    state = machine.base_state(fold_events(base.key.namespace_id, base.key.workflow_id, base.key.run_id, prefix), run_id)
+    blob = HistoryBlob(key, BLOB_BRANCH, 1, len(prefix), join_framed(prefix))
+    try:
+        await shard.store.checkpoint(shard.lease, [], [blob], [], 0)
+    except StoreError as error:
+        shard.fail(error)
+        raise shard_is_moving() from error
+    later = await _later_events(shard, base, events[finish_id - 1 :])
+    current = await shard.current(namespace.id, execution.workflow_id)
+    shard.require_open()
+    t = Transition.from_base(machine.encoded(state), shard.context(namespace.id))
+    machine.begin_reset_run(
+        t,
+        base_run_id=base.key.run_id,
+        request=request,
+        later=parse_events(later),
+        start_request_id=request.request_id or shard.ids.uuid(),
+    )
+    changes: list[tuple[Run | None, Transition]] = []
+    if current is not None:
+        old = shard.begin(current)
+        if current.state.is_open:
+            lifecycle.terminate(old, reason=machine.RESET_REASON, details=None, identity="history-service")
+        if current.key == base.key:
+            old.note(CloseNote(old.state.parent_told, run_id))
+        changes.append((current, old))
+    await shard.commit(*changes, (None, t))
+    return ResetWorkflowExecutionResponse(run_id=run_id)
+
+
+async def _found_by_request(shard: Shard, namespace_id: str, request: Any) -> str:
+    """A repeated reset finds the run that it made."""
+    current = await shard.current(namespace_id, request.workflow_execution.workflow_id)
+    if current is not None and current.state.start_request_id == request.request_id:
+        await shard.durable(current)
+        return current.key.run_id
+    return ""
+
+
+async def _later_events(shard: Shard, base: Run, rest: list[bytes]) -> list[bytes]:
+    """What came after the reset point, in the base run and in the runs that continued it."""
+    found = list(rest)
+    run: Run | None = base
+    while run is not None and run.state.new_run_id:
+        run = await shard.run(RunKey(run.key.namespace_id, run.key.workflow_id, run.state.new_run_id))
+        if run is not None:
+            found.extend(await shard.events(run, 1, run.last_event_id))
+    return found

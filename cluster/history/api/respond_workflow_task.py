@@ -1,0 +1,93 @@
+"""RespondWorkflowTaskCompleted and RespondWorkflowTaskFailed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from temporalio.api.workflowservice.v1 import (
+    PollWorkflowTaskQueueResponse,
+    RespondWorkflowTaskCompletedResponse,
+    RespondWorkflowTaskFailedResponse,
+)
+
+from cluster.core.errors import not_found
+from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.machines.completion import decide_completed
+from cluster.core.state import RunState
+from cluster.frontend.tokens import TaskToken
+from cluster.history import polls
+from cluster.history.queries import resend, take_results
+from cluster.history.shard import Shard
+
+TASK_NOT_FOUND = "Workflow task not found."
+
+
+def _require_task(state: RunState, token: TaskToken) -> None:
+    """The token names the task that is started now, in this very attempt."""
+    lifecycle.require_open(state)
+    task = state.task
+    if (
+        task is None
+        or not task.is_started
+        or task.scheduled_event_id != token.scheduled_event_id
+        or task.started_event_id != token.started_event_id
+        or task.attempt != token.attempt
+        or task.stamp != token.stamp
+    ):
+        raise not_found(TASK_NOT_FOUND)
+
+
+async def completed(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: TaskToken) -> Any:
+    run = await shard.find(namespace.id, token.workflow_id, token.run_id)
+    _require_task(run.state, token)
+    done = decide_completed(
+        lambda: shard.begin(run),
+        request,
+        resolve_namespace=service.resolve_namespace,
+        check_search_attributes=service.check_search_attributes(namespace),
+        may_be_eager=True,
+    )
+    changes = [(run, done.t)]
+    successor = done.completion.successor if done.completion is not None else None
+    durable = shard.commit(*changes, *([(None, successor)] if successor is not None else []))
+    state = done.t.state
+    await durable
+    if done.refusal is not None:
+        resend(run)
+        raise done.refusal
+    take_results(run, request.query_results)
+    response = RespondWorkflowTaskCompletedResponse(reset_history_event_id=done.reset_history_event_id)
+    if done.completion is not None and done.completion.eager_activity_ids:
+        await _add_eager_activities(service, shard, run, state, response, done.completion.eager_activity_ids)
+    if done.next_is_started:
+        answer = await polls.workflow_task_answer(shard, run, state, service.tokens, is_sticky=True)
+        response.workflow_task.CopyFrom(PollWorkflowTaskQueueResponse.FromString(answer))
+    return response
+
+
+async def _add_eager_activities(
+    service: Any, shard: Shard, run: Any, state: RunState, response: RespondWorkflowTaskCompletedResponse, ids: list[int]
+) -> None:
+    for scheduled_event_id in ids:
+        if scheduled_event_id in state.activities:
+            scheduled = await shard.events(run, scheduled_event_id, scheduled_event_id)
+            response.activity_tasks.append(
+                polls.activity_answer(shard, state, scheduled[0], scheduled_event_id, service.tokens)
+            )
+
+
+async def failed(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: TaskToken) -> Any:
+    run = await shard.find(namespace.id, token.workflow_id, token.run_id)
+    _require_task(run.state, token)
+    t = shard.begin(run)
+    workflow_task.fail(
+        t,
+        request.cause,
+        request.failure if request.HasField("failure") else None,
+        identity=request.identity,
+        worker_version=request.worker_version if request.HasField("worker_version") else None,
+    )
+    workflow_task.schedule(t)
+    await shard.commit((run, t))
+    resend(run)
+    return RespondWorkflowTaskFailedResponse()
