@@ -95,6 +95,27 @@ class FileLock:
         os.close(self._file)
 
 
+class KnownNamespaces:
+    """The registry as history sees it: what this node knows, without waiting. A call reaches history only after the frontend
+    found its namespace, so what is not known here does not exist."""
+
+    def __init__(self, registry: NamespaceRegistry) -> None:
+        self._registry = registry
+
+    def by_name(self, name: str) -> NamespaceRecord:
+        return self._known(self._registry.cached(name), name)
+
+    def by_id(self, id: str) -> NamespaceRecord:
+        return self._known(self._registry.cached_by_id(id), id)
+
+    def _known(self, record: NamespaceRecord | None, named: str) -> NamespaceRecord:
+        if record is None:
+            from cluster.namespaces.registry import namespace_not_found
+
+            raise namespace_not_found(named)
+        return record
+
+
 class Node:
     """One process with every role. Make it, start it, and close it once, in one event loop."""
 
@@ -161,10 +182,21 @@ class Node:
     async def _open_namespaces(self) -> None:
         from cluster.namespaces.registry import NamespaceRegistry
 
-        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, self.config.limits, self.identity.cluster_name)
+        config = self.config
+        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, config.limits, self.identity.cluster_name)
         await self.namespaces.load()
-        for name in self.config.namespaces:
-            await self.namespaces.ensure(name, self.config.search_attributes)
+        for name in config.namespaces:
+            await self._ensure_namespace(name)
+
+    async def _ensure_namespace(self, name: str) -> None:
+        from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+        if self.namespaces.cached(name) is None:
+            request = RegisterNamespaceRequest(namespace=name)
+            request.workflow_execution_retention_period.FromNanoseconds(self.config.limits.retention_default_ns)
+            await self.namespaces.register(request)
+        if self.config.search_attributes:
+            await self.namespaces.add_search_attributes(name, self.config.search_attributes)
 
     async def _open_history(self) -> None:
         from cluster.frontend.handlers.task_queues import load_task_queue_configs
@@ -180,7 +212,7 @@ class Node:
             clock=self.clock,
             ids=self.ids,
             spawn=self.spawn,
-            namespaces=self.namespaces,
+            namespaces=KnownNamespaces(self.namespaces),
             matching=self.matching,
             visibility=self.visibility,
             tokens=self.tokens,
@@ -230,7 +262,9 @@ class Node:
 
     def schema_of(self, record: NamespaceRecord) -> Schema:
         """The search attributes of a namespace."""
-        return self.namespaces.schema_of(record)
+        from cluster.visibility.search_attributes import Schema
+
+        return self.namespaces.cached_schema(record.id) or Schema(record.custom_search_attributes)
 
     def _gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
         return [

@@ -34,11 +34,12 @@ REGISTERED = NamespaceState.NAMESPACE_STATE_REGISTERED
 DEPRECATED = NamespaceState.NAMESPACE_STATE_DEPRECATED
 DELETED = NamespaceState.NAMESPACE_STATE_DELETED
 
-# A deprecated namespace takes no new runs; a deleted one can only be deleted again.
+# A deprecated namespace takes no new runs; a deleted one can only be described, and deleted again.
 _STATES: dict[str, tuple[NamespaceState.ValueType, ...]] = {
     "StartWorkflowExecution": (REGISTERED,),
     "SignalWithStartWorkflowExecution": (REGISTERED,),
     "DeleteNamespace": (REGISTERED, DEPRECATED, DELETED),
+    "DescribeNamespace": (REGISTERED, DEPRECATED, DELETED),
 }
 _STATES_DEFAULT = (REGISTERED, DEPRECATED)
 _STATE_NAMES = {REGISTERED: "Registered", DEPRECATED: "Deprecated", DELETED: "Deleted"}
@@ -56,25 +57,35 @@ _BY_NAME_OR_ID = {"DescribeNamespace": "id", "DeleteNamespace": "namespace_id"}
 _OPTIONAL = frozenset({"AddSearchAttributes", "RemoveSearchAttributes", "ListSearchAttributes"})
 _ABOUT_NAMESPACES = frozenset({"UpdateNamespace", "DeprecateNamespace"})
 
-Find = Callable[[Call, Any], "NamespaceRecord | None"]
+# (name, id) of the namespace a request means, one of them empty; None if it means none.
+Named = tuple[str, str]
+Which = Callable[[Call, Any], Named | None]
 
 
 def namespace_of_call(namespaces: NamespacesPort, tokens: Tokens, limits: Limits) -> Interceptor:
     """The interceptor: sets call.record, call.namespace and call.token."""
 
     def wrap(method: Method, following: Handler) -> Handler:
-        find = _find_for(method, namespaces, tokens, limits)
-        if find is None:
+        which = _which_for(method, tokens, limits)
+        if which is None:
             return following
         states = _STATES.get(method.name, _STATES_DEFAULT)
+        cached, cached_by_id = namespaces.cached, namespaces.cached_by_id
 
         async def found(call: Call, request: Any) -> Message | bytes:
-            record = find(call, request)
-            if record is not None:
-                call.record = record
-                call.namespace = record.name
-                if record.state not in states:
-                    raise _invalid_state(record, states)
+            named = which(call, request)
+            if named is None:
+                return await following(call, request)
+            name, id = named
+            record = cached_by_id(id) if id else cached(name)
+            if record is None:  # another node may just have made it
+                record = await (namespaces.by_id(id) if id else namespaces.by_name(name))
+            if call.token is not None:
+                _check_token_namespace(request, record)
+            call.record = record
+            call.namespace = record.name
+            if record.state not in states:
+                raise _invalid_state(record, states)
             return await following(call, request)
 
         return found
@@ -82,16 +93,16 @@ def namespace_of_call(namespaces: NamespacesPort, tokens: Tokens, limits: Limits
     return wrap
 
 
-def _find_for(method: Method, namespaces: NamespacesPort, tokens: Tokens, limits: Limits) -> Find | None:
+def _which_for(method: Method, tokens: Tokens, limits: Limits) -> Which | None:
     fields = method.request.DESCRIPTOR.fields_by_name
     if "task_token" in fields and "namespace" in fields:
-        return _by_token(method, namespaces, tokens)
+        return _by_token(method, tokens)
     if method.name == "RegisterNamespace":
         return _unregistered(limits)
     if (id_field := _BY_NAME_OR_ID.get(method.name)) is not None:
-        return _by_name_or_id(method.name, id_field, namespaces, limits)
+        return _by_name_or_id(method.name, id_field, limits)
     if "namespace" in fields:
-        return _by_name(method.name, namespaces, limits)
+        return _by_name(method.name, limits)
     return None
 
 
@@ -100,70 +111,70 @@ def _check_length(name: str, limits: Limits) -> None:
         raise invalid_argument("Namespace length exceeds limit.")
 
 
-def _by_name(method: str, namespaces: NamespacesPort, limits: Limits) -> Find:
+def _by_name(method: str, limits: Limits) -> Which:
     is_optional = method in _OPTIONAL
     empty = "Namespace not set on request." if method in _ABOUT_NAMESPACES else "Namespace is empty."
-    length_max = limits.id_bytes_max // 4
-    by_name = namespaces.by_name
+    surely_short = limits.id_bytes_max // 4
 
-    def find(call: Call, request: Any) -> NamespaceRecord | None:
+    def which(call: Call, request: Any) -> Named | None:
         name = request.namespace
         if not name:
             if is_optional:
                 return None
             raise invalid_argument(empty)
-        if len(name) > length_max:
+        if len(name) > surely_short:
             _check_length(name, limits)
-        return by_name(name)
+        return name, ""
 
-    return find
+    return which
 
 
-def _by_token(method: Method, namespaces: NamespacesPort, tokens: Tokens) -> Find:
+def _by_token(method: Method, tokens: Tokens) -> Which:
     kind = _TOKEN_KINDS.get(method.name)
-    by_id = namespaces.by_id
 
-    def find(call: Call, request: Any) -> NamespaceRecord:
+    def which(call: Call, request: Any) -> Named:
         data = request.task_token
         if not data:
             raise invalid_argument("Task token not set on request.")
         token = tokens.open_query(data) if kind is None else tokens.open_task(data)
         if isinstance(token, TaskToken) and token.kind != kind:
             raise stale_task_token()
-        record = by_id(token.namespace_id)
-        named = request.namespace
-        if not named:
-            request.namespace = record.name
-        elif named != record.name:
-            raise invalid_argument("Operation requested with a token from a different namespace.")
         call.token = token
-        return record
+        return "", token.namespace_id
 
-    return find
+    return which
 
 
-def _by_name_or_id(method: str, id_field: str, namespaces: NamespacesPort, limits: Limits) -> Find:
+def _check_token_namespace(request: Any, record: NamespaceRecord) -> None:
+    if not request.namespace:
+        request.namespace = record.name
+    elif request.namespace != record.name:
+        raise invalid_argument("Operation requested with a token from a different namespace.")
+
+
+def _by_name_or_id(method: str, id_field: str, limits: Limits) -> Which:
     is_exclusive = method == "DeleteNamespace"
 
-    def find(call: Call, request: Any) -> NamespaceRecord:
+    def which(call: Call, request: Any) -> Named:
         name, id = request.namespace, getattr(request, id_field)
         if not name and not id:
             raise invalid_argument("Namespace not set on request.")
         if name and id and is_exclusive:
             raise invalid_argument("Only one of namespace name or Id should be set on request.")
         _check_length(name, limits)
-        return namespaces.by_id(id) if id else namespaces.by_name(name)
+        _check_length(id, limits)
+        return ("", id) if id else (name, "")
 
-    return find
+    return which
 
 
-def _unregistered(limits: Limits) -> Find:
-    def find(call: Call, request: Any) -> None:
+def _unregistered(limits: Limits) -> Which:
+    def which(call: Call, request: Any) -> None:
         if not request.namespace:
             raise invalid_argument("Namespace not set on request.")
         _check_length(request.namespace, limits)
 
-    return find
+    return which
 
 
 def _invalid_state(record: NamespaceRecord, states: tuple[NamespaceState.ValueType, ...]) -> Exception:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
 from temporalio.api.taskqueue.v1 import TaskQueueConfig
-from temporalio.api.workflowservice.v1 import (
-    DescribeNamespaceResponse,
-    ListNamespacesResponse,
-    ListWorkersResponse,
-    UpdateNamespaceResponse,
-    UpdateTaskQueueConfigResponse,
-)
+from temporalio.api.workflowservice.v1 import ListWorkersResponse, UpdateTaskQueueConfigResponse
 
 from cluster.frontend.call import Call
 from cluster.frontend.tokens import TaskToken
 from cluster.matching.tasks import QueueKey
-from cluster.visibility.search_attributes import Schema
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord
@@ -70,28 +63,33 @@ class MatchingPort(Protocol):
 
 
 class NamespacesPort(Protocol):
-    """The registry. The first two answer from memory and raise CallerError NOT_FOUND with NamespaceNotFoundFailure."""
+    """The registry. `cached` and `cached_by_id` cost nothing; the others may read the store and raise CallerError, NOT_FOUND with
+    NamespaceNotFoundFailure for what does not exist."""
 
-    def by_name(self, name: str) -> NamespaceRecord: ...
+    def cached(self, name: str) -> NamespaceRecord | None: ...
 
-    def by_id(self, id: str) -> NamespaceRecord: ...
+    def cached_by_id(self, namespace_id: str) -> NamespaceRecord | None: ...
 
-    def schema_of(self, record: NamespaceRecord) -> Schema: ...
+    async def by_name(self, name: str) -> NamespaceRecord: ...
 
-    def describe(self, record: NamespaceRecord) -> DescribeNamespaceResponse: ...
+    async def by_id(self, namespace_id: str) -> NamespaceRecord: ...
 
-    def page(self, request: Any) -> ListNamespacesResponse: ...
+    async def describe(self, name: str, namespace_id: str) -> NamespaceRecord: ...
+
+    async def list(
+        self, page_size: int, page_token: bytes, include_deleted: bool = False
+    ) -> tuple[list[NamespaceRecord], bytes]: ...
 
     async def register(self, request: Any) -> NamespaceRecord: ...
 
-    async def update(self, record: NamespaceRecord, request: Any) -> UpdateNamespaceResponse: ...
+    async def update(self, request: Any) -> NamespaceRecord: ...
 
-    async def deprecate(self, record: NamespaceRecord) -> None: ...
+    async def deprecate(self, name: str) -> NamespaceRecord: ...
 
-    async def delete(self, record: NamespaceRecord) -> str:
-        """The name it has from now on, so that the old one is free."""
+    async def delete(self, name: str, namespace_id: str = "") -> NamespaceRecord:
+        """Returns it under the name it has from now on; the old one is free."""
         ...
 
-    async def add_search_attributes(self, record: NamespaceRecord, wanted: Mapping[str, int]) -> None: ...
+    async def add_search_attributes(self, name: str, added: Mapping[str, int]) -> NamespaceRecord: ...
 
-    async def remove_search_attributes(self, record: NamespaceRecord, names: Sequence[str]) -> None: ...
+    async def remove_search_attributes(self, name: str, removed: Iterable[str]) -> NamespaceRecord: ...

@@ -12,13 +12,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import msgspec
-from temporalio.api.errordetails.v1 import NamespaceAlreadyExistsFailure, NamespaceNotFoundFailure
+from temporalio.api.errordetails.v1 import (
+    NamespaceAlreadyExistsFailure,
+    NamespaceInvalidStateFailure,
+    NamespaceNotFoundFailure,
+)
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, UpdateNamespaceRequest
 
 from cluster.config import DAY_NS, Limits
 from cluster.core.errors import CallerError, Code, failed_precondition, invalid_argument, not_found, unavailable
 from cluster.namespaces import changes
-from cluster.namespaces.record import DELETED, DEPRECATED, NamespaceRecord, decode_record, encode_record
+from cluster.namespaces.record import DELETED, DEPRECATED, REGISTERED, NamespaceRecord, decode_record, encode_record
 from cluster.seams import Clock, Ids
 from cluster.stores.base import MetadataRow, Store, StoreUnavailable, StoreUnknown
 from cluster.visibility.search_attributes import Schema
@@ -42,6 +46,11 @@ def namespace_not_found(name_or_id: str) -> CallerError:
 
 def _already_exists(name: str) -> CallerError:
     return CallerError(Code.ALREADY_EXISTS, f'Namespace "{name}" already exists', NamespaceAlreadyExistsFailure())
+
+
+def _is_deleted(name: str) -> CallerError:
+    detail = NamespaceInvalidStateFailure(namespace=name, state=DELETED, allowed_states=[REGISTERED, DEPRECATED])
+    return failed_precondition("Namespace has invalid state: Deleted. Must be Registered or Deprecated.", detail)
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -81,18 +90,17 @@ class NamespaceRegistry:
     async def load(self) -> None:
         """Reads all namespaces, makes the system's own, and finishes deletions that were interrupted.
 
-        on_delete is called again for every deleted namespace that is still there: its workflows may be there too.
+        on_delete is called again, perhaps twice, for every deleted namespace that is still there: so may its workflows be.
         """
         await self._read_all()
         if SYSTEM_NAMESPACE not in self._by_name:
             await self._create_system_namespace()
         for entry in list(self._by_name.values()):
             if entry.record.renamed_to:
-                await self._finish_rename(entry)
-        if self._on_delete is not None:
-            for entry in list(self._by_name.values()):
-                if entry.record.state == DELETED:
-                    await self._on_delete(entry.record)
+                await self.delete(entry.record.name)
+        for entry in list(self._by_name.values()):
+            if entry.record.state == DELETED:
+                await self._announce(entry.record)
 
     # --- lookups --------------------------------------------------------------------------------------------------------
     def cached(self, name: str) -> NamespaceRecord | None:
@@ -183,11 +191,10 @@ class NamespaceRegistry:
             )
         found = await self._for_deletion(name, namespace_id)
         self._check_not_system(found.name, "delete")
-        marked = await self._change(found.name, self._marked_deleted)
+        marked = await self._change(found.name, self._marked_deleted, is_deletion=True)
         if marked.renamed_to:
             marked = await self._finish_rename(self._by_name[marked.name])
-        if self._on_delete is not None:
-            await self._on_delete(marked)
+        await self._announce(marked)
         return marked
 
     async def forget(self, namespace_id: str) -> None:
@@ -196,6 +203,10 @@ class NamespaceRegistry:
         if entry.record.state != DELETED:
             raise failed_precondition(f"namespace {entry.record.name} is not deleted")
         await self._remove(entry)
+
+    async def _announce(self, record: NamespaceRecord) -> None:
+        if self._on_delete is not None:
+            await self._on_delete(record)
 
     # --- deletion -------------------------------------------------------------------------------------------------------
     async def _for_deletion(self, name: str, namespace_id: str) -> NamespaceRecord:
@@ -212,14 +223,19 @@ class NamespaceRegistry:
             raise failed_precondition(f"unable to {verb} system namespace")
 
     def _marked_deleted(self, record: NamespaceRecord) -> NamespaceRecord:
-        if record.state == DELETED and (record.renamed_to or f"-deleted-{record.id[:_SUFFIX_CHARS_MIN]}" in record.name):
+        """With the first free new name. One that is renamed already, whatever the length of its suffix, stays as it is."""
+        suffixes = [f"-deleted-{record.id[:length]}" for length in range(_SUFFIX_CHARS_MIN, len(record.id) + 1)]
+        if record.state == DELETED and record.name.endswith(tuple(suffixes)):
             return record
-        for length in range(_SUFFIX_CHARS_MIN, len(record.id) + 1):
-            renamed_to = f"{record.name}-deleted-{record.id[:length]}"
-            taken = self._by_name.get(renamed_to)
-            if taken is None or taken.record.id == record.id:
-                break
+        free = [name for suffix in suffixes if self._is_free(name := record.name + suffix, record.id)]
+        if not free:
+            raise unavailable(f"no free name for the deleted namespace {record.name}; retry")
+        renamed_to = record.renamed_to if record.renamed_to in free else free[0]
         return msgspec.structs.replace(record, state=DELETED, renamed_to=renamed_to)
+
+    def _is_free(self, name: str, namespace_id: str) -> bool:
+        taken = self._by_name.get(name)
+        return taken is None or taken.record.id == namespace_id
 
     async def _finish_rename(self, entry: _Entry) -> NamespaceRecord:
         old = entry.record
@@ -299,34 +315,52 @@ class NamespaceRegistry:
             version = await self._store.metadata_put(KIND, record.name, data, expected_version)
         except StoreUnavailable as outage:
             raise unavailable("namespaces cannot be written now; retry") from outage
-        except StoreUnknown as unknown:
-            row = await self._store.metadata_get(KIND, record.name)
-            if row is None or row.version <= expected_version:
-                raise unavailable("the write of the namespace did not succeed; retry") from unknown
-            version = row.version if row.data == data else None
+        except StoreUnknown:
+            version = await self._outcome(record, data, expected_version)
         if version is None:
             return False
         self._keep(MetadataRow(KIND, record.name, version, data))
         return True
 
-    async def _change(self, name: str, change: Callable[[NamespaceRecord], NamespaceRecord]) -> NamespaceRecord:
+    async def _outcome(self, record: NamespaceRecord, data: bytes, expected_version: int) -> int | None:
+        """What became of a write whose outcome is unknown: its version, or None when another write came first."""
+        try:
+            row = await self._store.metadata_get(KIND, record.name)
+        except StoreUnavailable as outage:
+            raise unavailable("namespaces cannot be read now; retry") from outage
+        if row is None or row.version <= expected_version:
+            raise unavailable("the write of the namespace did not succeed; retry")
+        if row.version == expected_version + 1:
+            return row.version if row.data == data else None
+        # Others have written since. A new namespace is ours if its id is; a change is made again, which does no harm.
+        return expected_version + 1 if expected_version == 0 and decode_record(row.data).id == record.id else None
+
+    async def _change(
+        self, name: str, change: Callable[[NamespaceRecord], NamespaceRecord], is_deletion: bool = False
+    ) -> NamespaceRecord:
         """Read, change, compare and swap; again when another change came first."""
         if not name:
             raise invalid_argument("Namespace is not set on request.")
         for _ in range(_CONFLICTS_MAX):
             entry = await self._read(name)
+            if entry.record.state == DELETED and not is_deletion:
+                raise _is_deleted(name)
             changed = change(entry.record)
             if changed == entry.record or await self._put(changed, entry.version):
                 return changed
         raise unavailable(f"namespace {name} is being changed by many callers; retry")
 
     async def _remove(self, entry: _Entry) -> None:
-        """A row that is gone or changed already was removed or moved by another."""
+        """The row of this id is gone at return; that another removed it first is as good."""
+        name = entry.record.name
         try:
-            await self._store.metadata_delete(KIND, entry.record.name, entry.version)
+            if not await self._store.metadata_delete(KIND, name, entry.version):
+                row = await self._store.metadata_get(KIND, name)
+                if row is not None and decode_record(row.data).id == entry.record.id:
+                    raise unavailable(f"namespace {name} was changed meanwhile; retry")
         except (StoreUnavailable, StoreUnknown) as outage:
             raise unavailable("the namespace cannot be removed now; retry") from outage
-        self._drop(entry.record.name)
+        self._drop(name)
 
 
 def _name_of_token(token: bytes) -> str | None:

@@ -127,9 +127,7 @@ class Normaliser:
         return name
 
 
-def normal_outcome(
-    token: str, histories: list[tuple[str, list[HistoryEvent]]], observed: dict[str, Any]
-) -> dict[str, Any]:
+def normal_outcome(token: str, histories: list[tuple[str, list[HistoryEvent]]], observed: dict[str, Any]) -> dict[str, Any]:
     """Histories are a list, since one workflow id may have several runs; observations go by name."""
     normaliser = Normaliser(token)
     runs = [

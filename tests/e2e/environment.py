@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution, WorkflowType
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, HistoryEventFilterType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
@@ -175,7 +175,7 @@ class Env:
                 namespace=self.namespace,
                 execution=WorkflowExecution(workflow_id=run.workflow_id, run_id=run.run_id),
                 wait_new_event=True,
-                history_event_filter_type=2,
+                history_event_filter_type=HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT,
             ),
             timeout=seconds(WAIT_S),
         )

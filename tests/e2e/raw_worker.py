@@ -69,7 +69,9 @@ class RawWorker:
         page = task.next_page_token
         while page:
             response = await self._service.get_workflow_execution_history(
-                GetWorkflowExecutionHistoryRequest(namespace=self._namespace, execution=task.workflow_execution, next_page_token=page)
+                GetWorkflowExecutionHistoryRequest(
+                    namespace=self._namespace, execution=task.workflow_execution, next_page_token=page
+                )
             )
             events.extend(response.history.events)
             page = response.next_page_token

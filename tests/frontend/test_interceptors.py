@@ -10,7 +10,6 @@ import pytest
 import pytest_asyncio
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Payload, Payloads
-from temporalio.api.enums.v1 import NamespaceState
 from temporalio.api.workflowservice import v1 as w
 
 from cluster.config import Limits
@@ -33,7 +32,7 @@ async def served() -> AsyncIterator[World]:
 
 
 def token(served: World, namespace: str = "default", kind: TaskKind = TaskKind.ACTIVITY) -> bytes:
-    record = served.namespaces.by_name(namespace)
+    record = served.record(namespace)
     return served.tokens.seal(Purpose.TASK, TaskToken(record.id, "workflow", "run", int(kind), 0, 5))
 
 
@@ -74,7 +73,7 @@ async def test_a_token_of_the_other_kind_of_task_is_refused(served: World) -> No
 
 # --- namespaces ----------------------------------------------------------------------------------------------------------
 async def test_a_deprecated_namespace_takes_no_new_runs_but_answers_for_old_ones(served: World) -> None:
-    served.namespaces.records[0].state = NamespaceState.NAMESPACE_STATE_DEPRECATED
+    await served.namespaces.deprecate("default")
     start = w.StartWorkflowExecutionRequest(namespace="default", workflow_id="w")
     code, message = await refused(served.stub.StartWorkflowExecution(start, timeout=5))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
@@ -83,8 +82,8 @@ async def test_a_deprecated_namespace_takes_no_new_runs_but_answers_for_old_ones
 
 
 async def test_a_deleted_namespace_answers_nothing(served: World) -> None:
-    served.namespaces.records[0].state = NamespaceState.NAMESPACE_STATE_DELETED
-    request = w.ListWorkflowExecutionsRequest(namespace="default")
+    deleted = await served.namespaces.delete("default")
+    request = w.ListWorkflowExecutionsRequest(namespace=deleted.name)
     code, message = await refused(served.stub.ListWorkflowExecutions(request, timeout=5))
     assert (code, message) == (
         grpc.StatusCode.FAILED_PRECONDITION,

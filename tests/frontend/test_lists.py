@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,7 +25,7 @@ RUNNING, COMPLETED, TIMED_OUT = 1, 2, 7
 
 def row(number: int, status: int, **changes: Any) -> VisibilityRow:
     fields: dict[str, Any] = {
-        "namespace_id": f"{1:032x}",
+        "namespace_id": "",
         "workflow_id": f"w'{number}",
         "run_id": f"r{number}",
         "workflow_type": "Transfer",
@@ -43,7 +44,8 @@ async def served() -> AsyncIterator[World]:
     async with world() as made:
         memo = Memo(fields={"m": Payload(data=b"1")}).SerializeToString()
         rows = [row(1, RUNNING, memo=memo, parent_workflow_id="p", parent_run_id="pr"), row(2, COMPLETED), row(3, TIMED_OUT)]
-        rows.append(row(4, RUNNING, namespace_id=f"{2:032x}"))
+        rows = [msgspec.structs.replace(one, namespace_id=made.record().id) for one in rows]
+        rows.append(row(4, RUNNING, namespace_id=made.record("other").id))
         await made.visibility.upsert(rows)
         yield made
 

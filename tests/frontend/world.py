@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
-from temporalio.api.enums.v1 import NamespaceState
-from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure, NotFoundFailure
+from temporalio.api.errordetails.v1 import NotFoundFailure
 from temporalio.api.operatorservice.v1 import OperatorServiceStub
-from temporalio.api.workflowservice.v1 import WorkflowServiceStub
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, WorkflowServiceStub
 
 from cluster.config import Limits
 from cluster.core.errors import not_found
@@ -32,6 +30,8 @@ from cluster.frontend.tokens import KeySet, TaskToken, TokenKey, Tokens
 from cluster.frontend.transport_grpc import GrpcTransport
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
+from cluster.namespaces.record import NamespaceRecord
+from cluster.namespaces.registry import NamespaceRegistry
 from cluster.seams import JobSet, SystemClock, SystemIds
 from cluster.stores.memory import MemoryStore
 from cluster.visibility.memory import MemoryVisibility
@@ -76,9 +76,9 @@ class World:
         self.channel: Any
         self.stub: Any
         self.operator: Any
-        self.namespaces = NamespacesStandIn()
         self.spawn = JobSet(_raise)
         self.ids, self.clock = SystemIds(), SystemClock()
+        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, limits)
         self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn)
 
     def services(self, identity: Any) -> Services:
@@ -91,13 +91,18 @@ class World:
             tokens=self.tokens,
             limits=self.limits,
             identity=identity or ClusterIdentity("id", "name", 4),
-            schema_of=schema_of,
+            schema_of=self.schema_of,
             address="127.0.0.1:7233",
         )
 
     async def start(self) -> None:
         await self.store.open()
         await self.visibility.open()
+        await self.namespaces.load()
+        for name in ("default", "other"):
+            request = RegisterNamespaceRequest(namespace=name)
+            request.workflow_execution_retention_period.seconds = 86_400
+            await self.namespaces.register(request)
         identity = await load_identity(self.store, self.ids, "active", 4)
         now_s = asyncio.get_running_loop().time
         self.frontend = Frontend(self.services(identity), LoopbackOnly(), self.clock, self.ids, now_s)
@@ -107,6 +112,14 @@ class World:
         self.channel = grpc.aio.insecure_channel(self.address)
         self.stub = WorkflowServiceStub(self.channel)
         self.operator = OperatorServiceStub(self.channel)
+
+    def record(self, name: str = "default") -> NamespaceRecord:
+        record = self.namespaces.cached(name)
+        assert record is not None
+        return record
+
+    def schema_of(self, record: NamespaceRecord) -> Schema:
+        return self.namespaces.cached_schema(record.id) or Schema()
 
     async def stop(self) -> None:
         await self.channel.close()
@@ -119,36 +132,6 @@ class World:
 
 def _raise(name: str, failure: BaseException) -> None:
     raise AssertionError(f"job {name} failed") from failure
-
-
-class NamespacesStandIn:
-    """Two namespaces, in memory."""
-
-    def __init__(self) -> None:
-        registered = NamespaceState.NAMESPACE_STATE_REGISTERED
-        self.records = [
-            SimpleNamespace(id=f"{number:032x}", name=name, state=registered)
-            for number, name in enumerate(("default", "other"), 1)
-        ]
-
-    def by_name(self, name: str) -> Any:
-        return self._find(name, lambda record: record.name == name)
-
-    def by_id(self, id: str) -> Any:
-        return self._find(id, lambda record: record.id == id)
-
-    def _find(self, named: str, fits: Callable[[Any], bool]) -> Any:
-        for record in self.records:
-            if fits(record):
-                return record
-        raise not_found(f"Namespace {named} is not found.", NamespaceNotFoundFailure(namespace=named))
-
-    async def register(self, request: Any) -> None:
-        raise AssertionError("the stand-in registers nothing")
-
-
-def schema_of(record: Any) -> Schema:
-    return Schema()
 
 
 @asynccontextmanager

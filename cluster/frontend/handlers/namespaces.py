@@ -12,7 +12,10 @@ from temporalio.api.workflowservice import v1 as api
 from cluster.core.errors import invalid_argument
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
-from cluster.visibility.search_attributes import is_reserved
+from cluster.namespaces.record import Capabilities, describe_response, update_response
+
+# What is built in every namespace; SDKs change their ways by it.
+CAPABILITIES = Capabilities(worker_heartbeats=True, worker_poll_complete_on_shutdown=True)
 
 
 def namespace_handlers(services: Services) -> dict[str, Handler]:
@@ -39,31 +42,34 @@ def _register(services: Services) -> Handler:
 
 def _describe(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        assert call.record is not None
-        return services.namespaces.describe(call.record)
+        record = await services.namespaces.describe(request.namespace, request.id)
+        return describe_response(record, CAPABILITIES, services.limits)
 
     return handle
 
 
 def _list(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        return services.namespaces.page(request)
+        place = services.tokens.open_page("", "ListNamespaces", request.next_page_token)
+        records, following = await services.namespaces.list(request.page_size, place, request.namespace_filter.include_deleted)
+        return api.ListNamespacesResponse(
+            namespaces=[describe_response(record, CAPABILITIES, services.limits) for record in records],
+            next_page_token=services.tokens.seal_page("", "ListNamespaces", following),
+        )
 
     return handle
 
 
 def _update(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        assert call.record is not None
-        return await services.namespaces.update(call.record, request)
+        return update_response(await services.namespaces.update(request), CAPABILITIES, services.limits)
 
     return handle
 
 
 def _deprecate(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        assert call.record is not None
-        await services.namespaces.deprecate(call.record)
+        await services.namespaces.deprecate(request.namespace)
         return api.DeprecateNamespaceResponse()
 
     return handle
@@ -71,8 +77,8 @@ def _deprecate(services: Services) -> Handler:
 
 def _delete(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        assert call.record is not None
-        return operator_api.DeleteNamespaceResponse(deleted_namespace=await services.namespaces.delete(call.record))
+        renamed = await services.namespaces.delete(request.namespace, request.namespace_id)
+        return operator_api.DeleteNamespaceResponse(deleted_namespace=renamed.name)
 
     return handle
 
@@ -88,14 +94,9 @@ def _add_search_attributes(services: Services) -> Handler:
         wanted = dict(request.search_attributes)
         if not wanted:
             raise invalid_argument("SearchAttributes are not set on request.")
-        for name, kind in wanted.items():
-            if is_reserved(name):
-                raise invalid_argument(f"Search attribute {name} is reserved by system.")
-            if not kind or kind not in IndexedValueType.values():
-                raise invalid_argument(f"Unknown search attribute type: {kind}.")
         _namespace_needed(call)
         assert call.record is not None
-        await services.namespaces.add_search_attributes(call.record, wanted)
+        await services.namespaces.add_search_attributes(call.namespace, wanted)
         return operator_api.AddSearchAttributesResponse()
 
     return handle
@@ -108,11 +109,7 @@ def _remove_search_attributes(services: Services) -> Handler:
             raise invalid_argument("SearchAttributes are not set on request.")
         _namespace_needed(call)
         assert call.record is not None
-        system = services.schema_of(call.record).system_attributes()
-        for name in names:
-            if name in system:
-                raise invalid_argument(f"Unable to remove non-custom search attributes: {name}.")
-        await services.namespaces.remove_search_attributes(call.record, names)
+        await services.namespaces.remove_search_attributes(call.namespace, names)
         return operator_api.RemoveSearchAttributesResponse()
 
     return handle

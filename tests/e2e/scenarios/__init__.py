@@ -1,5 +1,6 @@
 """The corpus. Importing this package fills the registry; one module per machine of the core."""
 
+from tests.e2e.registry import SCENARIOS
 from tests.e2e.scenarios import (
     activity,
     activity_control,
@@ -14,10 +15,12 @@ from tests.e2e.scenarios import (
     starting,
     timers,
     updates,
+    updates_by_task,
     workflow_task,
 )
 
 __all__ = [
+    "SCENARIOS",
     "activity",
     "activity_control",
     "bad_commands",
@@ -31,5 +34,6 @@ __all__ = [
     "starting",
     "timers",
     "updates",
+    "updates_by_task",
     "workflow_task",
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from temporalio import activity, workflow
+from temporalio.api.common.v1 import RetryPolicy as RawRetryPolicy
 from temporalio.client import WorkflowFailureError
 from temporalio.common import Priority, RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError, FailureError
@@ -87,7 +89,7 @@ class OneActivity:
 
     @workflow.run
     async def run(self, name: str, args: list[Any], options: dict[str, Any]) -> Any:
-        times = {key: timedelta(seconds=value) for key, value in options.items() if key.endswith("timeout")}
+        times: dict[str, Any] = {key: timedelta(seconds=value) for key, value in options.items() if key.endswith("timeout")}
         times.setdefault("start_to_close_timeout", timedelta(seconds=10))
         if options.get("no_start_to_close"):
             del times["start_to_close_timeout"]
@@ -102,7 +104,11 @@ class OneActivity:
             )
         try:
             return await workflow.execute_activity(
-                name, args=args, retry_policy=policy, task_queue=options.get("task_queue"), **times  # type: ignore[arg-type]
+                name,
+                args=args,
+                retry_policy=policy,
+                task_queue=options.get("task_queue"),
+                **times,
             )
         except ActivityError as error:
             cause = error.cause
@@ -116,7 +122,7 @@ class OneActivity:
             }
 
 
-ACTIVITIES = [echo, sleeps, fails_until, fails_with, carries_on, waits_for_cancel]
+ACTIVITIES: list[Callable[..., Any]] = [echo, sleeps, fails_until, fails_with, carries_on, waits_for_cancel]
 
 
 async def one(env: Env, name: str, args: list[Any], **options: Any) -> Run:
@@ -165,7 +171,7 @@ async def activity_schedule_to_close_timeout(env: Env) -> list[Run]:
 async def activity_schedule_to_close_ends_retries(env: Env) -> list[Run]:
     """The next retry would be after the time-out, so the last failure is reported at once."""
     run = await env.start_raw()
-    policy = commands_policy(initial_s=30)
+    policy = raw_policy(initial_s=30)
     await env.raw.step(
         commands.schedule_activity("a", env.task_queue, schedule_to_close_timeout=commands.duration(5), retry_policy=policy)
     )
@@ -174,10 +180,8 @@ async def activity_schedule_to_close_ends_retries(env: Env) -> list[Run]:
     return [run]
 
 
-def commands_policy(initial_s: float, **fields: Any) -> Any:
-    from temporalio.api.common.v1 import RetryPolicy as Policy
-
-    return Policy(initial_interval=commands.duration(initial_s), backoff_coefficient=1.0, **fields)
+def raw_policy(initial_s: float, **fields: Any) -> RawRetryPolicy:
+    return RawRetryPolicy(initial_interval=commands.duration(initial_s), backoff_coefficient=1.0, **fields)
 
 
 @scenario("activity_heartbeat_timeout", items=["activity: heartbeat timeout"])
@@ -188,7 +192,7 @@ async def activity_heartbeat_timeout(env: Env) -> list[Run]:
 @scenario("activity_heartbeat_timeout_keeps_details", items=["activity: heartbeat timeout", "activity: heartbeat details"])
 async def activity_heartbeat_timeout_keeps_details(env: Env) -> list[Run]:
     run = await env.start_raw()
-    policy = commands_policy(initial_s=0.02, maximum_attempts=2)
+    policy = raw_policy(initial_s=0.02, maximum_attempts=2)
     await env.raw.step(
         commands.schedule_activity("a", env.task_queue, heartbeat_timeout=commands.duration(1), retry_policy=policy)
     )
@@ -325,7 +329,9 @@ class FailsByActivity:
         )  # fmt: skip
 
 
-@scenario("activity_failure_fails_the_workflow", items=["activity: failure types", "workflow: user metadata", "workflow: priority"])
+@scenario(
+    "activity_failure_fails_the_workflow", items=["activity: failure types", "workflow: user metadata", "workflow: priority"]
+)
 async def activity_failure_fails_the_workflow(env: Env) -> list[Run]:
     async with env.worker([FailsByActivity], ACTIVITIES):
         handle = await env.start(FailsByActivity.run)

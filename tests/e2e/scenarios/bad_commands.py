@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import temporalio.api.command.v1 as attributes_of
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import ActivityType, Memo, RetryPolicy, SearchAttributes, WorkflowType
@@ -11,7 +12,6 @@ from temporalio.api.enums.v1 import CommandType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.protocol.v1 import Message
 
-import temporalio.api.command.v1 as attributes_of
 from tests.e2e import commands
 from tests.e2e.environment import Env, payload
 from tests.e2e.raw_worker import failure
@@ -168,7 +168,11 @@ async def bad_message_for_an_unknown_update(env: Env) -> list[Run]:
 async def a_timer_id_is_free_again_after_cancel(env: Env) -> list[Run]:
     run = await env.start_raw()
     await env.raw.step(
-        commands.start_timer("t"), commands.cancel_timer("t"), commands.start_timer("t"), commands.cancel_timer("t"), commands.complete()
+        commands.start_timer("t"),
+        commands.cancel_timer("t"),
+        commands.start_timer("t"),
+        commands.cancel_timer("t"),
+        commands.complete(),
     )
     return [run]
 

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import RequestCancelWorkflowExecutionRequ
 from temporalio.exceptions import ApplicationError, ChildWorkflowError, FailureError, WorkflowAlreadyStartedError
 
 from tests.e2e import commands
-from tests.e2e.environment import IDENTITY, Env, payloads, run_of, seconds
+from tests.e2e.environment import IDENTITY, Env, payloads, run_of
 from tests.e2e.raw_worker import failure
 from tests.e2e.registry import Run, scenario
 
@@ -255,7 +255,7 @@ async def child_continues_as_new(env: Env) -> list[Run]:
 
 @scenario("child_retries_by_policy", items=["child: fail", "workflow: retry"])
 async def child_retries_by_policy(env: Env) -> list[Run]:
-    policy = RetryPolicy(initial_interval=seconds(1), backoff_coefficient=1.0, maximum_attempts=2)
+    policy = RetryPolicy(initial_interval=commands.duration(1), backoff_coefficient=1.0, maximum_attempts=2)
     parent = await env.start_raw("parent")
     queue = env.id("child-tq")
     await env.raw.step(commands.start_child(env.id("child"), task_queue=TaskQueue(name=queue), retry_policy=policy))

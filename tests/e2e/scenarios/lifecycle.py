@@ -92,7 +92,7 @@ async def workflow_retry(env: Env) -> list[Run]:
 
 @scenario("workflow_retry_non_retryable", items=["workflow: retry"])
 async def workflow_retry_non_retryable(env: Env) -> list[Run]:
-    policy = RetryPolicy(initial_interval=seconds(1), non_retryable_error_types=["Fatal"])
+    policy = RetryPolicy(initial_interval=commands.duration(1), non_retryable_error_types=["Fatal"])
     by_type = await env.start_raw("by-type", retry_policy=policy)
     await env.raw.step(commands.fail(failure("x", "Fatal")))
     by_flag = await env.start_raw("by-flag", retry_policy=policy)
@@ -102,7 +102,7 @@ async def workflow_retry_non_retryable(env: Env) -> list[Run]:
 
 @scenario("workflow_retry_after_run_timeout", items=["workflow: retry", "workflow: run timeout"])
 async def workflow_retry_after_run_timeout(env: Env) -> list[Run]:
-    policy = RetryPolicy(initial_interval=seconds(1), maximum_attempts=2)
+    policy = RetryPolicy(initial_interval=commands.duration(1), maximum_attempts=2)
     first = await env.start_raw(retry_policy=policy, workflow_run_timeout=seconds(1))
     await env.seen(first, "WORKFLOW_EXECUTION_TIMED_OUT")
     second = await successor(env, first)
@@ -112,7 +112,7 @@ async def workflow_retry_after_run_timeout(env: Env) -> list[Run]:
 
 @scenario("workflow_execution_timeout_ends_retries", items=["workflow: execution timeout", "workflow: retry"])
 async def workflow_execution_timeout_ends_retries(env: Env) -> list[Run]:
-    policy = RetryPolicy(initial_interval=seconds(30))
+    policy = RetryPolicy(initial_interval=commands.duration(30))
     run = await env.start_raw(retry_policy=policy, workflow_execution_timeout=seconds(5))
     await env.raw.step(commands.fail(failure("no time for another")))
     return [run]
@@ -188,7 +188,9 @@ async def workflow_terminated(env: Env) -> list[Run]:
             await handle.result()
         except WorkflowFailureError as error:
             env.observe("result", str(error.cause))
-    await env.observe_error("again", env.service.terminate_workflow_execution(TerminateWorkflowExecutionRequest(**named(env, run_of(handle)))))
+    await env.observe_error(
+        "again", env.service.terminate_workflow_execution(TerminateWorkflowExecutionRequest(**named(env, run_of(handle))))
+    )
     await env.observe_error("signal", env.signal(run_of(handle)))
     cancel = RequestCancelWorkflowExecutionRequest(**named(env, run_of(handle)))
     await env.service.request_cancel_workflow_execution(cancel)
@@ -236,8 +238,12 @@ async def workflow_cancel_requested_twice(env: Env) -> list[Run]:
 async def workflow_that_nobody_knows(env: Env) -> list[Run]:
     nobody = Run(env.id("nobody"), "")
     await env.observe_error("signal", env.signal(nobody))
-    await env.observe_error("terminate", env.service.terminate_workflow_execution(TerminateWorkflowExecutionRequest(**named(env, nobody))))
-    await env.observe_error("cancel", env.service.request_cancel_workflow_execution(RequestCancelWorkflowExecutionRequest(**named(env, nobody))))
+    await env.observe_error(
+        "terminate", env.service.terminate_workflow_execution(TerminateWorkflowExecutionRequest(**named(env, nobody)))
+    )
+    await env.observe_error(
+        "cancel", env.service.request_cancel_workflow_execution(RequestCancelWorkflowExecutionRequest(**named(env, nobody)))
+    )
     await env.observe_error("describe", env.describe(nobody))
     await env.observe_error("history", env.history(nobody))
     run = await env.start_raw()

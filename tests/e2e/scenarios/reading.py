@@ -149,7 +149,9 @@ async def describe_open_and_closed(env: Env) -> list[Run]:
     env.observe("task scheduled", await env.describe(run))
     task = await env.raw.poll()
     env.observe("task started", (await env.describe(run)).pending_workflow_task)
-    await env.raw.complete(task, commands.start_timer("t"), commands.start_child(env.id("child"), task_queue=TaskQueue(name=env.id("nobody"))))
+    await env.raw.complete(
+        task, commands.start_timer("t"), commands.start_child(env.id("child"), task_queue=TaskQueue(name=env.id("nobody")))
+    )
     await env.seen(run, "CHILD_WORKFLOW_EXECUTION_STARTED")
     env.observe("with a child", list((await env.describe(run)).pending_children))
     await env.raw.step(commands.complete())

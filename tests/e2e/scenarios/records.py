@@ -94,7 +94,9 @@ class Upserts:
         workflow.upsert_search_attributes([KEYWORD.value_set("one"), INT.value_set(1), LIST.value_set(["a", "b"])])
         workflow.upsert_memo({"kept": 1, "changed": "before", "gone": True})
         await workflow.sleep(1)
-        workflow.upsert_search_attributes([KEYWORD.value_set("two"), INT.value_unset(), BOOL.value_set(True), DOUBLE.value_set(1.5)])
+        workflow.upsert_search_attributes(
+            [KEYWORD.value_set("two"), INT.value_unset(), BOOL.value_set(True), DOUBLE.value_set(1.5)]
+        )
         workflow.upsert_memo({"changed": "after", "gone": None})
         return dict(workflow.memo())
 
@@ -140,7 +142,8 @@ async def markers_raw(env: Env) -> list[Run]:
 async def continue_as_new_carries_records(env: Env) -> list[Run]:
     """The new run has what the command says, nothing is inherited silently."""
     first = await env.start_raw(
-        memo=Memo(fields={"m": payload("kept?")}), search_attributes=SearchAttributes(indexed_fields={"E2eKeyword": payload("kept?")})
+        memo=Memo(fields={"m": payload("kept?")}),
+        search_attributes=SearchAttributes(indexed_fields={"E2eKeyword": payload("kept?")}),
     )
     await env.raw.step(commands.continue_as_new())
     second = await env.raw.poll()

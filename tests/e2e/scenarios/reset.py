@@ -16,7 +16,7 @@ from temporalio.api.workflowservice.v1 import RequestCancelWorkflowExecutionRequ
 from tests.e2e import commands
 from tests.e2e.environment import IDENTITY, Env, event_name, payloads
 from tests.e2e.registry import Run, scenario
-from tests.e2e.scenarios.updates import send
+from tests.e2e.scenarios.updates_by_task import send
 
 TYPE = ResetReapplyType
 EXCLUDE = ResetReapplyExcludeType
@@ -162,6 +162,14 @@ async def reset_of_a_cancelled_run(env: Env) -> list[Run]:
     run = await cancelled(env)
     new = await reset(env, run, 4)
     await env.raw.step(commands.complete())
+    return [run, new]
+
+
+@scenario("reset_reapplies_all_eligible", items=["workflow: reset reapply", "workflow: cancel"])
+async def reset_reapplies_all_eligible(env: Env) -> list[Run]:
+    run = await cancelled(env)
+    new = await reset(env, run, 4, reset_reapply_type=TYPE.RESET_REAPPLY_TYPE_ALL_ELIGIBLE)
+    await env.raw.step(commands.cancel_workflow())
     return [run, new]
 
 

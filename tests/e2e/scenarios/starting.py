@@ -60,7 +60,10 @@ async def start_with_metadata(env: Env) -> list[Run]:
     return [run_of(handle)]
 
 
-@scenario("start_with_everything", items=["workflow: links", "workflow: priority", "workflow: callbacks", "workflow: versioning untouched"])
+@scenario(
+    "start_with_everything",
+    items=["workflow: links", "workflow: priority", "workflow: callbacks", "workflow: versioning untouched"],
+)
 async def start_with_everything(env: Env) -> list[Run]:
     event = Link.WorkflowEvent(
         namespace=env.namespace,
@@ -173,7 +176,10 @@ async def signal_with_the_same_request_id(env: Env) -> list[Run]:
     return [run]
 
 
-@scenario("use_existing_attaches", items=["workflow: id conflict policy", "workflow: callbacks", "workflow: links", "workflow: request id"])
+@scenario(
+    "use_existing_attaches",
+    items=["workflow: id conflict policy", "workflow: callbacks", "workflow: links", "workflow: request id"],
+)
 async def use_existing_attaches(env: Env) -> list[Run]:
     """The second start leaves its request id, callback and link on the run that is there."""
     run = await env.start_raw()
@@ -187,7 +193,10 @@ async def use_existing_attaches(env: Env) -> list[Run]:
     env.observe("second", await env.service.start_workflow_execution(second))
     env.observe("same request again", await env.service.start_workflow_execution(second))
     described = await env.describe(run)
-    env.observe("request ids", sorted(EventType.Name(info.event_type) for info in described.workflow_extended_info.request_id_infos.values()))
+    env.observe(
+        "request ids",
+        sorted(EventType.Name(info.event_type) for info in described.workflow_extended_info.request_id_infos.values()),
+    )
     env.observe("callbacks", list(described.callbacks))
     return [run]
 
@@ -222,7 +231,9 @@ async def signal_with_start_new_and_existing(env: Env) -> list[Run]:
     return [run, second]
 
 
-@scenario("signal_with_start_policies", items=["workflow: signal with start", "workflow: id conflict policy", "workflow: request id"])
+@scenario(
+    "signal_with_start_policies", items=["workflow: signal with start", "workflow: id conflict policy", "workflow: request id"]
+)
 async def signal_with_start_policies(env: Env) -> list[Run]:
     call = env.service.signal_with_start_workflow_execution
     first = await env.start_raw()

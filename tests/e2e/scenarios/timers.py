@@ -62,7 +62,7 @@ class WaitsWithTimeout:
     async def run(self) -> str:
         try:
             await workflow.wait_condition(lambda: False, timeout=1, timeout_summary="patience")
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return "timed out"
         return "never"
 

@@ -1,0 +1,70 @@
+"""Every scenario of the corpus with the official SDK, and its histories against those recorded from the real server.
+
+The selected scenarios run once, several at a time, in one event loop against one server; the tests then look at the
+outcomes. OUTLAST_TEST_ADDRESS names a server to test instead of a fresh `outlast dev`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from ops.servers import OutlastServer
+from tests.compare import golden
+from tests.e2e.registry import ITEMS
+from tests.e2e.running import Outcome, run_scenarios
+from tests.e2e.scenarios import SCENARIOS
+
+JOBS = 8
+NAMES = sorted(SCENARIOS)
+Outcomes = dict[str, Outcome]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    given = os.environ.get("OUTLAST_TEST_ADDRESS")
+    if given:
+        yield given
+        return
+    server = OutlastServer(tmp_path_factory.mktemp("server") / "outlast")
+    server.start()
+    try:
+        yield server.address
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest, address: str) -> Outcomes:
+    """Only what was selected on the command line is run."""
+    selected = {
+        item.callspec.params["name"]
+        for item in request.session.items
+        if hasattr(item, "callspec") and "name" in item.callspec.params
+    }
+    return asyncio.run(run_scenarios(address, [SCENARIOS[name] for name in NAMES if name in selected], JOBS))
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scenario_holds(name: str, outcomes: Outcomes) -> None:
+    if outcomes[name].error:
+        pytest.fail(str(outcomes[name].error), pytrace=False)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_histories_agree_with_the_real_server(name: str, outcomes: Outcomes) -> None:
+    if outcomes[name].error:
+        pytest.fail("the scenario failed, so there is nothing to compare", pytrace=False)
+    disagreement = golden.disagreement(name, outcomes[name].normal)
+    if disagreement:
+        pytest.fail(disagreement, pytrace=False)
+
+
+def test_every_promised_item_has_a_scenario() -> None:
+    covered = {item for scenario in SCENARIOS.values() for item in scenario.items}
+    assert set(ITEMS) - covered == set()
