@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cluster.frontend.authorisation import Policy
     from cluster.frontend.cluster_identity import ClusterIdentity
     from cluster.frontend.http_pages import HttpPages
+    from cluster.frontend.namespace_removal import NamespaceRemoval
     from cluster.frontend.service import Frontend
     from cluster.frontend.tokens import Tokens
     from cluster.frontend.transport_grpc import GrpcTransport
@@ -136,6 +137,7 @@ class Node:
         self.matching: Matching
         self.history: HistoryService
         self.frontend: Frontend
+        self._removal: NamespaceRemoval
         self._transport: GrpcTransport | None = None
         self._http: HttpPages | None = None
         self._opened: list[tuple[str, Any]] = []  # what to close, in the order of opening
@@ -180,10 +182,14 @@ class Node:
         self._opened.append(("visibility", self.visibility))
 
     async def _open_namespaces(self) -> None:
+        from cluster.frontend.namespace_removal import NamespaceRemoval
         from cluster.namespaces.registry import NamespaceRegistry
 
         config = self.config
-        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, config.limits, self.identity.cluster_name)
+        self._removal = NamespaceRemoval(self.spawn)
+        self.namespaces = NamespaceRegistry(
+            self.store, self.clock, self.ids, config.limits, self.identity.cluster_name, self._removal.on_delete
+        )
         await self.namespaces.load()
         for name in config.namespaces:
             await self._ensure_namespace(name)
@@ -224,6 +230,7 @@ class Node:
         )
         self._opened.append(("history", self.history))
         await self.history.start()
+        self._removal.start(self.history, self.visibility, self.namespaces.forget)
         await load_task_queue_configs(self.store, self.matching)
 
     async def _listen(self, policy: Policy) -> None:

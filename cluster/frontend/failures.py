@@ -7,8 +7,10 @@ nothing of the inside, the log gets the id and the whole trace.
 from __future__ import annotations
 
 import structlog
+from google.protobuf.any_pb2 import Any as PackedAny
+from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from temporalio.api.errordetails.v1 import PermissionDeniedFailure
+from temporalio.api.errordetails.v1 import NotFoundFailure, PermissionDeniedFailure, ResourceExhaustedFailure
 
 from cluster.core.errors import CallerError, Code, unavailable
 from cluster.seams import Ids
@@ -23,6 +25,13 @@ MESSAGE_CHARS_MAX = 1_200
 STATUS_BYTES_MAX = 6_000
 
 
+_USUAL_DETAILS: dict[Code, Message] = {
+    Code.NOT_FOUND: NotFoundFailure(),
+    Code.PERMISSION_DENIED: PermissionDeniedFailure(),
+    Code.RESOURCE_EXHAUSTED: ResourceExhaustedFailure(),
+}
+
+
 def permission_denied(message: str, reason: str = "") -> CallerError:
     return CallerError(Code.PERMISSION_DENIED, message, PermissionDeniedFailure(reason=reason))
 
@@ -33,11 +42,21 @@ def shown_message(error: CallerError) -> str:
     return message if len(message) <= MESSAGE_CHARS_MAX else message[:MESSAGE_CHARS_MAX] + "..."
 
 
+def packed_details(error: CallerError) -> list[PackedAny]:
+    """What the error carries; the public server's errors of some codes carry a detail always, and Go's client asks for it."""
+    usual = _USUAL_DETAILS.get(error.code)
+    details = error.details or (() if usual is None else (usual,))
+    packed = []
+    for detail in details:
+        one = PackedAny()
+        one.Pack(detail)
+        packed.append(one)
+    return packed
+
+
 def status_bytes(error: CallerError) -> bytes:
     """google.rpc.Status, encoded: the value of `grpc-status-details-bin`. Details too large for a trailer are left out."""
-    status = Status(code=int(error.code), message=shown_message(error))
-    for detail in error.details:
-        status.details.add().Pack(detail)
+    status = Status(code=int(error.code), message=shown_message(error), details=packed_details(error))
     if status.ByteSize() > STATUS_BYTES_MAX:
         log.warning("error details left out, too large", message=status.message[:100], bytes=status.ByteSize())
         del status.details[:]

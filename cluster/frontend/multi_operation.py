@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from google.protobuf.any_pb2 import Any as PackedAny
 from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
 from temporalio.api.failure.v1 import MultiOperationExecutionAborted
 
 from cluster.core.errors import CallerError, Code, invalid_argument
+from cluster.frontend.failures import packed_details, shown_message
 
 
 def aborted() -> CallerError:
@@ -19,16 +19,12 @@ def aborted() -> CallerError:
 
 def multi_operation_failure(errors: Sequence[CallerError]) -> CallerError:
     """The whole call's error; its code is that of the first operation that is at fault itself."""
-    statuses = []
-    for error in errors:
-        details = []
-        for detail in error.details:
-            packed = PackedAny()
-            packed.Pack(detail)
-            details.append(packed)
-        statuses.append(
-            MultiOperationExecutionFailure.OperationStatus(code=int(error.code), message=error.message, details=details)
+    statuses = [
+        MultiOperationExecutionFailure.OperationStatus(
+            code=int(error.code), message=shown_message(error), details=packed_details(error)
         )
+        for error in errors
+    ]
     at_fault = next((error for error in errors if error.code is not Code.ABORTED), errors[0])
     return CallerError(
         at_fault.code, "Update-with-Start could not be executed.", MultiOperationExecutionFailure(statuses=statuses)

@@ -160,6 +160,8 @@ class Deliveries:
         failed: CancelExternalWorkflowExecutionFailedCause.ValueType | None = None
 
         def ask(t: Transition) -> None:
+            if not t.state.is_open and wish.workflow_execution.run_id:
+                return  # a named run that has ended counts as asked, as in the public server
             lifecycle.request_cancel(
                 t,
                 cause=wish.reason,

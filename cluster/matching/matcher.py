@@ -59,11 +59,13 @@ class Matcher:
         """A task is outstanding. Idempotent. False = not taken: its sticky queue has no poller, offer it on the normal one."""
         now = _loop().time()
         partition = self.partitions.get(hint.queue)
-        if hint.is_sticky and (partition is None or not partition.has_poller(now, self.limits.sticky_poller_s)):
+        if hint.is_sticky and partition is not None and not partition.has_poller(now, self.limits.sticky_poller_s):
             self.count("sticky_unavailable", hint.queue.kind)
             return False
         if partition is None:
             partition = self.open(hint.queue, now, is_wanted=False)
+            if partition is not None and hint.is_sticky:
+                partition.last_polled_at = now  # its worker may be on its way: nothing is known of a queue just made
             if partition is None:
                 self._unplaced.add(hint.shard)
                 self.count("offer_beyond_window", hint.queue.kind)

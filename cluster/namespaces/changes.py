@@ -32,7 +32,7 @@ CUSTOM_ATTRIBUTES_MAX = 100
 
 def check_name(name: str, limits: Limits) -> None:
     if not name:
-        raise invalid_argument("Namespace is not set on request.")
+        raise invalid_argument("Namespace not set on request.")
     if len(name.encode()) > limits.id_bytes_max:
         raise invalid_argument("Namespace length exceeds limit.")
     if not name.isprintable() or name != name.strip():

@@ -136,7 +136,7 @@ class NamespaceRegistry:
             await self._read_all()
             return await self.by_id(namespace_id)
         if not name:
-            raise invalid_argument("Namespace is not set on request.")
+            raise invalid_argument("Namespace not set on request.")
         return (await self._read(name)).record
 
     async def list(
@@ -189,7 +189,7 @@ class NamespaceRegistry:
             raise invalid_argument(
                 "only one of namespace or namespace ID must be set" if name else "namespace or namespace ID is required"
             )
-        found = await self._for_deletion(name, namespace_id)
+        found = await self.describe(name, namespace_id)
         self._check_not_system(found.name, "delete")
         marked = await self._change(found.name, self._marked_deleted, is_deletion=True)
         if marked.renamed_to:
@@ -209,15 +209,6 @@ class NamespaceRegistry:
             await self._on_delete(record)
 
     # --- deletion -------------------------------------------------------------------------------------------------------
-    async def _for_deletion(self, name: str, namespace_id: str) -> NamespaceRecord:
-        """The real server answers an unknown namespace here with INVALID_ARGUMENT."""
-        try:
-            return await self.describe(name, namespace_id)
-        except CallerError as refusal:
-            if refusal.code is not Code.NOT_FOUND:
-                raise
-            raise invalid_argument(f"namespace {name or namespace_id} is not found") from refusal
-
     def _check_not_system(self, name: str, verb: str) -> None:
         if name == SYSTEM_NAMESPACE:
             raise failed_precondition(f"unable to {verb} system namespace")
@@ -340,7 +331,7 @@ class NamespaceRegistry:
     ) -> NamespaceRecord:
         """Read, change, compare and swap; again when another change came first."""
         if not name:
-            raise invalid_argument("Namespace is not set on request.")
+            raise invalid_argument("Namespace not set on request.")
         for _ in range(_CONFLICTS_MAX):
             entry = await self._read(name)
             if entry.record.state == DELETED and not is_deletion:

@@ -21,8 +21,6 @@ CONDITIONS_MAX = 1_000
 OPERANDS_MAX = 5_000
 MESSAGE_CHARS_MAX = 1_000
 
-SCHEDULE_WORKFLOW_ID_PREFIX = "temporal-sys-scheduler:"
-
 _ORDERED = frozenset({Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL})
 _SUPPORTED: dict[AttributeType, frozenset[Operator]] = {
     AttributeType.KEYWORD: _ORDERED | {Operator.EQUAL, Operator.IN, Operator.BETWEEN, Operator.STARTS_WITH},
@@ -38,7 +36,8 @@ _OPERATOR_OF = {test.value: test for test in Operator}
 
 
 def resolve_attribute(alias: str, schema: Schema) -> Attribute:
-    """The attribute a query means. As on the real server, the prefix `Temporal` may be left out or added."""
+    """The attribute a query means. As on the real server, the prefix `Temporal` may be left out or added, and ScheduleId
+    is the WorkflowId of a schedule's own workflow."""
     for name in (alias, alias.removeprefix("Temporal"), f"Temporal{alias}"):
         if name == "ScheduleId" and schema.type_of(name) is None:
             return Attribute("WorkflowId", AttributeType.KEYWORD, alias)
@@ -69,8 +68,6 @@ def _typed_condition(raw: Untyped, schema: Schema) -> Condition:
         for literal in raw.literals
         for operand in typed_operand(attribute.name, attribute.alias, attribute.kind, literal)
     )
-    if attribute.name == "WorkflowId" and attribute.alias.endswith("ScheduleId"):
-        operands = tuple(f"{SCHEDULE_WORKFLOW_ID_PREFIX}{operand}" for operand in operands)
     return Condition(attribute, test, operands, raw.negated)
 
 

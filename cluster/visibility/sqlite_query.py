@@ -52,7 +52,7 @@ def _comparison(column: str, test: Operator, operands: Sequence[Parameter]) -> S
     """`column` against the operands; unknown where the column is NULL."""
     match test:
         case Operator.EQUAL | Operator.IN:
-            marks = ", ".join("?" * len(operands))
+            marks = ", ".join("?" * len(operands))  # a Text asked for punctuation has none, and IN () is never true
             return Sql(f"{column} = ?" if len(operands) == 1 else f"{column} IN ({marks})", list(operands))
         case Operator.BETWEEN:
             return Sql(f"{column} BETWEEN ? AND ?", list(operands))

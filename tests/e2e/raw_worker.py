@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command
 from temporalio.api.common.v1 import Payloads
-from temporalio.api.enums.v1 import TaskQueueKind, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import TaskQueueKind, TaskQueueType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.query.v1 import WorkflowQueryResult
 from temporalio.api.taskqueue.v1 import StickyExecutionAttributes, TaskQueue
 from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
     GetWorkflowExecutionHistoryRequest,
     PollActivityTaskQueueRequest,
     PollActivityTaskQueueResponse,
@@ -34,6 +36,9 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.service import WorkflowService
 
 IDENTITY = "raw-worker"
+NORMAL = TaskQueueKind.TASK_QUEUE_KIND_NORMAL
+WORKFLOW_QUEUE = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+UNHANDLED_FAILURE = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE
 POLL = timedelta(seconds=30)  # A task that has not come by then never comes: every scenario is over sooner.
 
 
@@ -53,15 +58,27 @@ class RawWorker:
 
     async def poll(self, sticky: str | None = None, task_queue: str | None = None) -> PollWorkflowTaskQueueResponse:
         """The next workflow task or query of the normal queue, or of the sticky queue `sticky`."""
-        normal = task_queue or self._task_queue
-        queue = TaskQueue(name=normal, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
-        if sticky is not None:
-            queue = TaskQueue(name=sticky, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=normal)
+        queue = self._sticky(sticky) if sticky else TaskQueue(name=task_queue or self._task_queue, kind=NORMAL)
         task = await self._service.poll_workflow_task_queue(
             PollWorkflowTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity=IDENTITY), timeout=POLL
         )
         assert task.task_token, f"no workflow task came on {queue.name}"
         return task
+
+    def _sticky(self, name: str) -> TaskQueue:
+        return TaskQueue(name=name, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=self._task_queue)
+
+    async def poll_sticky(self, name: str) -> asyncio.Task[PollWorkflowTaskQueueResponse]:
+        """A poll of that sticky queue, known to the server: it sends nothing to a sticky queue that nobody polls."""
+        polling = asyncio.create_task(self.poll(sticky=name))
+        while True:
+            described = await self._service.describe_task_queue(
+                DescribeTaskQueueRequest(namespace=self._namespace, task_queue=self._sticky(name), task_queue_type=WORKFLOW_QUEUE)
+            )
+            if described.pollers:
+                return polling
+            assert not polling.done(), "the poll of the sticky queue ended early"
+            await asyncio.sleep(0.02)
 
     async def events(self, task: PollWorkflowTaskQueueResponse) -> list[HistoryEvent]:
         """The task's whole history, its further pages included."""
@@ -92,8 +109,7 @@ class RawWorker:
         if sticky is not None:
             timeout = Duration()
             timeout.FromTimedelta(timedelta(seconds=sticky_timeout_s))
-            queue = TaskQueue(name=sticky, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=self._task_queue)
-            attributes = StickyExecutionAttributes(worker_task_queue=queue, schedule_to_start_timeout=timeout)
+            attributes = StickyExecutionAttributes(worker_task_queue=self._sticky(sticky), schedule_to_start_timeout=timeout)
         return await self._service.respond_workflow_task_completed(
             RespondWorkflowTaskCompletedRequest(
                 namespace=self._namespace,
@@ -116,7 +132,7 @@ class RawWorker:
     async def fail(
         self,
         task: PollWorkflowTaskQueueResponse,
-        cause: WorkflowTaskFailedCause.ValueType = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
+        cause: WorkflowTaskFailedCause.ValueType = UNHANDLED_FAILURE,
         message: str = "the worker gave up",
     ) -> None:
         await self._service.respond_workflow_task_failed(
@@ -138,7 +154,7 @@ class RawWorker:
         task = await self._service.poll_activity_task_queue(
             PollActivityTaskQueueRequest(
                 namespace=self._namespace,
-                task_queue=TaskQueue(name=self._task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
+                task_queue=TaskQueue(name=self._task_queue, kind=NORMAL),
                 identity=IDENTITY,
             ),
             timeout=POLL,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +13,7 @@ from temporalio.api.errordetails.v1 import (
 )
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, UpdateNamespaceRequest
 
-from cluster.config import DAY_NS, SECOND_NS, Limits
+from cluster.config import DAY_NS, SECOND_NS
 from cluster.core.errors import CallerError, Code
 from cluster.namespaces.changes import CUSTOM_ATTRIBUTES_MAX
 from cluster.namespaces.record import (
@@ -30,45 +28,17 @@ from cluster.namespaces.record import (
     encode_record,
     update_response,
 )
-from cluster.namespaces.registry import KIND, SYSTEM_NAMESPACE, SYSTEM_NAMESPACE_ID, NamespaceRegistry
-from cluster.seams import SystemIds
-from cluster.stores.base import Store
-from cluster.stores.faulty import Fault, FaultKind, FaultyStore
+from cluster.namespaces.registry import SYSTEM_NAMESPACE, SYSTEM_NAMESPACE_ID
 from cluster.stores.memory import MemoryStore
 from cluster.visibility.search_attributes import AttributeType
-
-LIMITS = Limits()
-
-
-class _Clock:
-    def now_ns(self) -> int:
-        return 1_700_000_000 * SECOND_NS
-
-
-def _request(name: str = "shop", retention_ns: int = DAY_NS, **fields: Any) -> RegisterNamespaceRequest:
-    request = RegisterNamespaceRequest(namespace=name, **fields)
-    request.workflow_execution_retention_period.seconds = retention_ns // SECOND_NS
-    request.workflow_execution_retention_period.nanos = retention_ns % SECOND_NS
-    return request
-
-
-async def _loaded(store: Store | None = None, **settings: Any) -> NamespaceRegistry:
-    registry = NamespaceRegistry(store or MemoryStore(), _Clock(), SystemIds(), **settings)
-    await registry.load()
-    return registry
-
-
-async def _refusal(call: Coroutine[Any, Any, Any]) -> CallerError:
-    with pytest.raises(CallerError) as refused:
-        await call
-    return refused.value
+from tests.namespaces.registering import LIMITS, loaded, refusal, request, update
 
 
 # --- register, describe, list ---------------------------------------------------------------------------------------------
 async def test_a_registered_namespace_is_found_by_name_and_by_id_on_every_node() -> None:
     store = MemoryStore()
-    here, there = await _loaded(store), await _loaded(store)
-    record = await here.register(_request(description="d", owner_email="o", data={"k": "v"}))
+    here, there = await loaded(store), await loaded(store)
+    record = await here.register(request(description="d", owner_email="o", data={"k": "v"}))
     for registry in (here, there):
         assert await registry.by_id(record.id) == record
         assert await registry.by_name("shop") == record
@@ -79,8 +49,8 @@ async def test_a_registered_namespace_is_found_by_name_and_by_id_on_every_node()
 
 async def test_a_name_is_registered_once_even_by_two_at_the_same_time() -> None:
     store = MemoryStore()
-    one, other = await _loaded(store), await _loaded(store)
-    results = await asyncio.gather(one.register(_request()), other.register(_request()), return_exceptions=True)
+    one, other = await loaded(store), await loaded(store)
+    results = await asyncio.gather(one.register(request()), other.register(request()), return_exceptions=True)
     refused = [result for result in results if isinstance(result, CallerError)]
     assert len(refused) == 1
     assert refused[0].code is Code.ALREADY_EXISTS
@@ -90,49 +60,49 @@ async def test_a_name_is_registered_once_even_by_two_at_the_same_time() -> None:
 
 
 async def test_an_unknown_namespace_is_not_found_with_its_typed_detail() -> None:
-    registry = await _loaded()
+    registry = await loaded()
     for call in (registry.by_name("nope"), registry.by_id("nope"), registry.describe("nope", ""), registry.schema("nope")):
-        refused = await _refusal(call)
+        refused = await refusal(call)
         assert refused.code is Code.NOT_FOUND and refused.message == "Namespace nope is not found."
         assert refused.details == (NamespaceNotFoundFailure(namespace="nope"),)
-    assert (await _refusal(registry.describe("", ""))).code is Code.INVALID_ARGUMENT
-    assert (await _refusal(registry.describe("a", "b"))).code is Code.INVALID_ARGUMENT
+    assert (await refusal(registry.describe("", ""))).code is Code.INVALID_ARGUMENT
+    assert (await refusal(registry.describe("a", "b"))).code is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
     ("request_", "told"),
     [
-        (_request(""), "Namespace is not set on request."),
-        (_request("x" * (LIMITS.id_bytes_max + 1)), "Namespace length exceeds limit."),
-        (_request("a\nb"), "control characters"),
+        (request(""), "Namespace not set on request."),
+        (request("x" * (LIMITS.id_bytes_max + 1)), "Namespace length exceeds limit."),
+        (request("a\nb"), "control characters"),
         (RegisterNamespaceRequest(namespace="x"), "A valid retention period is not set on request."),
-        (_request(retention_ns=LIMITS.retention_min_ns - 1), "A valid retention period is not set on request."),
-        (_request(retention_ns=LIMITS.retention_max_ns + 1), "A valid retention period is not set on request."),
-        (_request(retention_ns=-DAY_NS), "A valid retention period is not set on request."),
-        (_request(is_global_namespace=True), "Cannot register global namespace when not enabled"),
-        (_request(active_cluster_name="elsewhere"), "Invalid cluster name: elsewhere"),
-        (_request(history_archival_state=2), "not configured for archival"),
-        (_request(description="x" * 70_000), "exceed"),
+        (request(retention_ns=LIMITS.retention_min_ns - 1), "A valid retention period is not set on request."),
+        (request(retention_ns=LIMITS.retention_max_ns + 1), "A valid retention period is not set on request."),
+        (request(retention_ns=-DAY_NS), "A valid retention period is not set on request."),
+        (request(is_global_namespace=True), "Cannot register global namespace when not enabled"),
+        (request(active_cluster_name="elsewhere"), "Invalid cluster name: elsewhere"),
+        (request(history_archival_state=2), "not configured for archival"),
+        (request(description="x" * 70_000), "exceed"),
     ],
 )
 async def test_a_bad_registration_is_refused_and_leaves_nothing(request_: RegisterNamespaceRequest, told: str) -> None:
-    registry = await _loaded()
-    refused = await _refusal(registry.register(request_))
+    registry = await loaded()
+    refused = await refusal(registry.register(request_))
     assert refused.code is Code.INVALID_ARGUMENT and told in refused.message
     assert [record.name for record in (await registry.list(10, b""))[0]] == [SYSTEM_NAMESPACE]
 
 
 async def test_names_and_retentions_at_their_limits_are_taken() -> None:
-    registry = await _loaded()
-    await registry.register(_request("x" * LIMITS.id_bytes_max, LIMITS.retention_min_ns))
-    await registry.register(_request("x" * (LIMITS.id_bytes_max - 1), LIMITS.retention_max_ns))
-    await registry.register(_request("least", LIMITS.retention_min_ns + 1))
+    registry = await loaded()
+    await registry.register(request("x" * LIMITS.id_bytes_max, LIMITS.retention_min_ns))
+    await registry.register(request("x" * (LIMITS.id_bytes_max - 1), LIMITS.retention_max_ns))
+    await registry.register(request("least", LIMITS.retention_min_ns + 1))
 
 
 async def test_list_pages_by_name_and_hides_the_deleted() -> None:
-    registry = await _loaded()
+    registry = await loaded()
     for name in ("b", "a", "c"):
-        await registry.register(_request(name))
+        await registry.register(request(name))
     await registry.delete("b")
     names, token = [], b""
     while True:
@@ -143,11 +113,11 @@ async def test_list_pages_by_name_and_hides_the_deleted() -> None:
     assert names == ["a", "c", SYSTEM_NAMESPACE]
     assert len((await registry.list(0, b"", include_deleted=True))[0]) == 4
     for bad in (b"x", msgspec.msgpack.encode(("other", "a"))):
-        assert (await _refusal(registry.list(1, bad))).message == "Invalid NextPageToken."
+        assert (await refusal(registry.list(1, bad))).message == "Invalid NextPageToken."
 
 
 async def test_the_system_namespace_is_there_from_the_start_and_cannot_be_changed() -> None:
-    registry = await _loaded()
+    registry = await loaded()
     assert (await registry.by_id(SYSTEM_NAMESPACE_ID)).name == SYSTEM_NAMESPACE
     for call in (
         registry.delete(SYSTEM_NAMESPACE),
@@ -155,18 +125,18 @@ async def test_the_system_namespace_is_there_from_the_start_and_cannot_be_change
         registry.deprecate(SYSTEM_NAMESPACE),
         registry.update(UpdateNamespaceRequest(namespace=SYSTEM_NAMESPACE)),
     ):
-        assert (await _refusal(call)).code is Code.FAILED_PRECONDITION
+        assert (await refusal(call)).code is Code.FAILED_PRECONDITION
 
 
 # --- update -----------------------------------------------------------------------------------------------------------------
 async def test_an_update_changes_what_it_names_and_merges_data() -> None:
-    registry = await _loaded()
-    await registry.register(_request(description="old", owner_email="o", data={"a": "1", "b": "2"}))
-    request = UpdateNamespaceRequest(namespace="shop")
-    request.update_info.description = "new"
-    request.update_info.data["b"] = "3"
-    request.config.workflow_execution_retention_ttl.seconds = 7_200
-    record = await registry.update(request)
+    registry = await loaded()
+    await registry.register(request(description="old", owner_email="o", data={"a": "1", "b": "2"}))
+    wanted = UpdateNamespaceRequest(namespace="shop")
+    wanted.update_info.description = "new"
+    wanted.update_info.data["b"] = "3"
+    wanted.config.workflow_execution_retention_ttl.seconds = 7_200
+    record = await registry.update(wanted)
     assert (record.description, record.owner_email, record.data) == ("new", "o", {"a": "1", "b": "3"})
     assert record.retention_ns == 7_200 * SECOND_NS
     assert await registry.by_name("shop") == record
@@ -174,36 +144,30 @@ async def test_an_update_changes_what_it_names_and_merges_data() -> None:
 
 async def test_concurrent_updates_lose_none_of_them() -> None:
     store = MemoryStore()
-    nodes = [await _loaded(store) for _ in range(4)]
-    await nodes[0].register(_request())
+    nodes = [await loaded(store) for _ in range(4)]
+    await nodes[0].register(request())
 
     async def add(number: int) -> None:
-        request = UpdateNamespaceRequest(namespace="shop")
-        request.update_info.data[str(number)] = "x"
-        await nodes[number % 4].update(request)
+        wanted = UpdateNamespaceRequest(namespace="shop")
+        wanted.update_info.data[str(number)] = "x"
+        await nodes[number % 4].update(wanted)
 
     await asyncio.gather(*(add(number) for number in range(20)))
     assert sorted((await nodes[0].describe("shop", "")).data) == sorted(map(str, range(20)))
 
 
 async def test_states_follow_the_table() -> None:
-    registry = await _loaded()
-    await registry.register(_request())
+    registry = await loaded()
+    await registry.register(request())
     assert (await registry.deprecate("shop")).state == (await registry.deprecate("shop")).state == DEPRECATED
     back = UpdateNamespaceRequest(namespace="shop")
     back.update_info.state = REGISTERED
-    assert (await _refusal(registry.update(back))).message == "Invalid namespace state update."
+    assert (await refusal(registry.update(back))).message == "Invalid namespace state update."
     gone = UpdateNamespaceRequest(namespace="shop")
     gone.update_info.state = DELETED
     assert (await registry.update(gone)).state == DELETED
-    refused = await _refusal(registry.deprecate("shop"))
+    refused = await refusal(registry.deprecate("shop"))
     assert refused.code is Code.FAILED_PRECONDITION and isinstance(refused.details[0], NamespaceInvalidStateFailure)
-
-
-def _update(change: Callable[[UpdateNamespaceRequest], object]) -> UpdateNamespaceRequest:
-    request = UpdateNamespaceRequest(namespace="shop")
-    change(request)
-    return request
 
 
 @pytest.mark.parametrize(
@@ -211,26 +175,26 @@ def _update(change: Callable[[UpdateNamespaceRequest], object]) -> UpdateNamespa
     [
         UpdateNamespaceRequest(namespace="shop", promote_namespace=True),
         UpdateNamespaceRequest(namespace="shop", delete_bad_binary="x"),
-        _update(lambda one: one.config.custom_search_attribute_aliases.update({"Keyword01": "a"})),
-        _update(lambda one: one.config.workflow_execution_retention_ttl.SetInParent()),
-        _update(lambda one: one.replication_config.clusters.add(cluster_name="elsewhere")),
-        _update(lambda one: setattr(one.replication_config, "state", 2)),
-        _update(lambda one: setattr(one.config, "visibility_archival_state", 2)),
+        update(lambda one: one.config.custom_search_attribute_aliases.update({"Keyword01": "a"})),
+        update(lambda one: one.config.workflow_execution_retention_ttl.SetInParent()),
+        update(lambda one: one.replication_config.clusters.add(cluster_name="elsewhere")),
+        update(lambda one: setattr(one.replication_config, "state", 2)),
+        update(lambda one: setattr(one.config, "visibility_archival_state", 2)),
         UpdateNamespaceRequest(),
     ],
 )
 async def test_an_update_that_cannot_be_done_is_refused_and_changes_nothing(request_: UpdateNamespaceRequest) -> None:
-    registry = await _loaded()
-    record = await registry.register(_request())
-    assert (await _refusal(registry.update(request_))).code is Code.INVALID_ARGUMENT
+    registry = await loaded()
+    record = await registry.register(request())
+    assert (await refusal(registry.update(request_))).code is Code.INVALID_ARGUMENT
     assert await registry.describe("shop", "") == record
 
 
 # --- search attributes --------------------------------------------------------------------------------------------------------
 async def test_search_attributes_are_added_seen_and_removed() -> None:
     store = MemoryStore()
-    registry, other = await _loaded(store), await _loaded(store)
-    record = await registry.register(_request())
+    registry, other = await loaded(store), await loaded(store)
+    record = await registry.register(request())
     await registry.add_search_attributes("shop", {"CustomerId": AttributeType.KEYWORD, "Amount": AttributeType.INT})
     await registry.add_search_attributes("shop", {"Amount": AttributeType.INT})
     assert (await registry.schema(record.id)).custom == {"CustomerId": AttributeType.KEYWORD, "Amount": AttributeType.INT}
@@ -255,26 +219,26 @@ async def test_search_attributes_are_added_seen_and_removed() -> None:
     ],
 )
 async def test_a_search_attribute_that_cannot_be_added_is_refused(added: dict[str, int], code: Code, told: str) -> None:
-    registry = await _loaded()
-    record = await registry.register(_request())
+    registry = await loaded()
+    record = await registry.register(request())
     await registry.add_search_attributes("shop", {"Amount": AttributeType.INT})
-    refused = await _refusal(registry.add_search_attributes("shop", added))
+    refused = await refusal(registry.add_search_attributes("shop", added))
     assert refused.code is code and told in refused.message
     assert list((await registry.schema(record.id)).custom) == ["Amount"]
 
 
 async def test_a_hundred_search_attributes_fit() -> None:
-    registry = await _loaded()
-    await registry.register(_request())
+    registry = await loaded()
+    await registry.register(request())
     for count in (CUSTOM_ATTRIBUTES_MAX - 1, CUSTOM_ATTRIBUTES_MAX):
         record = await registry.add_search_attributes("shop", {f"X{n}": 2 for n in range(count)})
         assert len(record.custom_search_attributes) == count
 
 
 async def test_a_system_attribute_cannot_be_removed() -> None:
-    registry = await _loaded()
-    await registry.register(_request())
-    refused = await _refusal(registry.remove_search_attributes("shop", ["BuildIds"]))
+    registry = await loaded()
+    await registry.register(request())
+    refused = await refusal(registry.remove_search_attributes("shop", ["BuildIds"]))
     assert refused.message == "Unable to remove non-custom search attributes: BuildIds."
 
 
@@ -285,120 +249,51 @@ async def test_a_deleted_namespace_is_renamed_and_its_name_is_free_again() -> No
     async def on_delete(record: NamespaceRecord) -> None:
         told.append(record)
 
-    registry = await _loaded(on_delete=on_delete)
-    record = await registry.register(_request())
+    registry = await loaded(on_delete=on_delete)
+    record = await registry.register(request())
     deleted = await registry.delete("shop")
     assert deleted.name == f"shop-deleted-{record.id[:5]}" and deleted.state == DELETED and told == [deleted]
-    assert (await _refusal(registry.by_name("shop"))).code is Code.NOT_FOUND
+    assert (await refusal(registry.by_name("shop"))).code is Code.NOT_FOUND
     assert (await registry.by_id(record.id)).name == deleted.name
-    again = await registry.register(_request())
+    again = await registry.register(request())
     assert again.id != record.id
     assert await registry.delete("", record.id) == deleted
     await registry.forget(record.id)
-    assert (await _refusal(registry.by_id(record.id))).code is Code.NOT_FOUND
-    assert (await _refusal(registry.forget(again.id))).code is Code.FAILED_PRECONDITION
+    assert (await refusal(registry.by_id(record.id))).code is Code.NOT_FOUND
+    assert (await refusal(registry.forget(again.id))).code is Code.FAILED_PRECONDITION
 
 
 async def test_deleting_asks_for_exactly_one_of_name_and_id_and_for_one_that_exists() -> None:
-    registry = await _loaded()
-    for call in (registry.delete(""), registry.delete("a", "b"), registry.delete("nope"), registry.delete("", "nope")):
-        assert (await _refusal(call)).code is Code.INVALID_ARGUMENT
+    registry = await loaded()
+    for call in (registry.delete(""), registry.delete("a", "b")):
+        assert (await refusal(call)).code is Code.INVALID_ARGUMENT
+    for call in (registry.delete("nope"), registry.delete("", "nope")):
+        refused = await refusal(call)
+        assert refused.code is Code.NOT_FOUND and isinstance(refused.details[0], NamespaceNotFoundFailure)
 
 
 async def test_a_taken_new_name_gets_a_longer_suffix() -> None:
-    registry = await _loaded()
-    record = await registry.register(_request())
-    await registry.register(_request(f"shop-deleted-{record.id[:5]}"))
+    registry = await loaded()
+    record = await registry.register(request())
+    await registry.register(request(f"shop-deleted-{record.id[:5]}"))
     assert (await registry.delete("shop")).name == f"shop-deleted-{record.id[:6]}"
 
 
 async def test_another_node_sees_a_deletion() -> None:
     store = MemoryStore()
-    registry, other = await _loaded(store), await _loaded(store)
-    record = await registry.register(_request())
+    registry, other = await loaded(store), await loaded(store)
+    record = await registry.register(request())
     await other.by_name("shop")
     deleted = await registry.delete("shop")
-    assert (await _refusal(other.describe("shop", ""))).code is Code.NOT_FOUND
+    assert (await refusal(other.describe("shop", ""))).code is Code.NOT_FOUND
     assert await other.describe("", record.id) == deleted
     assert other.cached("shop") is None and other.cached_by_id(record.id) == deleted
 
 
-# --- faults of the store ----------------------------------------------------------------------------------------------------
-def _describing(text: str) -> UpdateNamespaceRequest:
-    return _update(lambda one: setattr(one.update_info, "description", text))
-
-
-_STORY: list[Callable[[NamespaceRegistry], Coroutine[Any, Any, Any]]] = [
-    lambda registry: registry.register(_request()),
-    lambda registry: registry.add_search_attributes("shop", {"Amount": AttributeType.INT}),
-    lambda registry: registry.update(_describing("new")),
-    lambda registry: registry.delete("shop"),
-]
-# What tells a client that repeats a step that the first try was done after all: registering and deleting by name.
-_DONE_BEFORE = {0: "already exists", 3: "is not found"}
-
-
-async def _told(faulty: FaultyStore) -> list[str]:
-    """Plays the story. After a failure a new node loads, and the client repeats the step that failed."""
-    registry, step, told = None, 0, list[str]()
-    while step < len(_STORY):
-        try:
-            registry = registry or await _loaded(faulty)
-            await _STORY[step](registry)
-        except CallerError as failure:
-            told.append(failure.message)
-            assert len(told) <= 2
-            if failure.code is Code.UNAVAILABLE:
-                registry = None
-                continue
-            assert len(told) == 2 and _DONE_BEFORE[step] in failure.message
-        step += 1
-    return told
-
-
-@pytest.mark.parametrize("kind", [FaultKind.ERROR_BEFORE, FaultKind.ERROR_AFTER, FaultKind.UNKNOWN_NOT_EXECUTED])
-async def test_a_store_fault_at_any_call_is_retryable_and_loses_nothing(kind: FaultKind) -> None:
-    injected_count = 0
-    for at in range(40):
-        inner = MemoryStore()
-        faulty = FaultyStore(inner, _fault_at(at, kind))
-        told = await _told(faulty)
-        assert len(faulty.injected) >= min(len(told), 1)
-        injected_count += len(faulty.injected)
-        registry = await _loaded(inner)
-        rows = [decode_record(row.data) for row in await inner.metadata_list(KIND) if row.id != SYSTEM_NAMESPACE]
-        assert [(row.state, row.description, row.renamed_to) for row in rows] == [(DELETED, "new", "")], (at, told)
-        assert (await registry.by_id(rows[0].id)).custom_search_attributes == {"Amount": AttributeType.INT}
-    assert injected_count > 3
-
-
-def _fault_at(at: int, kind: FaultKind) -> Callable[[int, str], Fault | None]:
-    def plan(index: int, method: str) -> Fault | None:
-        is_write = method in ("metadata_put", "metadata_delete")
-        return Fault(kind) if index == at and (is_write or kind is FaultKind.ERROR_BEFORE) else None
-
-    return plan
-
-
-async def test_a_rename_cut_in_two_by_a_crash_is_finished_at_the_next_start() -> None:
-    for step in ("marked", "copied"):
-        store = MemoryStore()
-        record = await (await _loaded(store)).register(_request())
-        marked = msgspec.structs.replace(record, state=DELETED, renamed_to=f"shop-deleted-{record.id[:5]}")
-        await store.metadata_put(KIND, "shop", encode_record(marked), 1)
-        if step == "copied":
-            copied = msgspec.structs.replace(marked, name=marked.renamed_to, renamed_to="")
-            await store.metadata_put(KIND, copied.name, encode_record(copied), 0)
-        registry = await _loaded(store)
-        assert (await registry.by_id(record.id)).name == marked.renamed_to
-        assert (await _refusal(registry.by_name("shop"))).code is Code.NOT_FOUND
-        assert sorted(row.id for row in await store.metadata_list(KIND)) == [marked.renamed_to, SYSTEM_NAMESPACE]
-
-
 # --- messages -----------------------------------------------------------------------------------------------------------------
 async def test_a_description_announces_only_what_is_built() -> None:
-    registry = await _loaded()
-    record = await registry.register(_request(description="d", owner_email="o", data={"k": "v"}))
+    registry = await loaded()
+    record = await registry.register(request(description="d", owner_email="o", data={"k": "v"}))
     described = describe_response(record, Capabilities(), LIMITS)
     info = described.namespace_info
     assert (info.name, info.id, info.description, info.owner_email, dict(info.data)) == ("shop", record.id, "d", "o", {"k": "v"})

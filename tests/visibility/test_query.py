@@ -52,7 +52,8 @@ def _only(text: str, schema: Schema = SCHEMA) -> Condition:
         ("Note = 'Quick, brown'", Operator.EQUAL, ("quick", "brown"), False),
         ("Tags NOT IN ('a', 'b')", Operator.IN, ("a", "b"), True),
         ("ChangeVersion = 'v1'", Operator.EQUAL, ("v1",), False),
-        ("ScheduleId = 's'", Operator.EQUAL, ("temporal-sys-scheduler:s",), False),
+        ("ScheduleId = 's'", Operator.EQUAL, ("s",), False),
+        ("Note = '...'", Operator.EQUAL, (), False),
     ],
 )
 def test_a_condition_is_read_and_typed(text: str, test: Operator, operands: tuple[object, ...], negated: bool) -> None:
@@ -82,7 +83,8 @@ def test_a_custom_attribute_hides_no_system_attribute_and_exists_in_its_namespac
     assert _only("Priority = 'x'", Schema({"Priority": AttributeType.KEYWORD})).attribute.name == "Priority"
     with pytest.raises(CallerError, match="invalid query: invalid search attribute: Priority"):
         parse_query("Priority = 'x'", SCHEMA)
-    assert _only("ScheduleId = 'x'", Schema({"ScheduleId": AttributeType.KEYWORD})).operands == ("x",)
+    assert _only("ScheduleId = 'x'").attribute.name == "WorkflowId"
+    assert _only("ScheduleId = 'x'", Schema({"ScheduleId": AttributeType.KEYWORD})).attribute.name == "ScheduleId"
 
 
 def test_order_and_group_are_read() -> None:
@@ -119,7 +121,7 @@ def test_order_and_group_are_read() -> None:
         ("Amount = 'x'", 'invalid value type for search attribute Amount of type Int: "x" (type: string)'),
         ("Urgent = 1", "invalid value type for search attribute Urgent of type Bool: 1 (type: int64)"),
         ("CustomerId = true", "invalid value type for search attribute CustomerId of type Keyword: true (type: bool)"),
-        ("Note = ' . '", "no tokens found filtering on Text type search attribute Note"),
+        ("Note = '  '", "no tokens found filtering on Text type search attribute Note"),
         ("Amount = 1e999", 'unable to parse value "1e999"'),
         ("GROUP BY Amount", "'GROUP BY' clause is not supported for search attribute Amount"),
         ("GROUP BY CustomerId, WorkflowType", "'GROUP BY' clause supports only a single field"),

@@ -75,7 +75,7 @@ _LITERALS = {
     "ExecutionDuration": st.sampled_from(["'1s'", "0", "'-1s'", "'00:00:02'"]),
     **dict.fromkeys(["HistoryLength", "Amount", "Rate"], st.sampled_from([*map(repr, _NUMBERS), *map(repr, _DOUBLES)])),
     "Urgent": st.sampled_from(["true", "false"]),
-    "Note": st.sampled_from(["'quick'", "'brown fox'", "'none'", "'FOX'"]),
+    "Note": st.sampled_from(["'quick'", "'brown fox'", "'none'", "'FOX'", "'...'"]),
 }
 _KEYWORDS = ["CustomerId", "WorkflowId", "RunId", "WorkflowType", "TaskQueue", "ParentWorkflowId", "RootRunId"]
 _STRICT = ["ExecutionStatus", "Tags"]

@@ -41,13 +41,12 @@ from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
 from cluster.config import Limits
 from cluster.core.cron import next_cron_backoff
 from cluster.core.entry import RequestIdNote
-from cluster.core.errors import CallerError, Code, resource_exhausted
+from cluster.core.errors import CallerError, Code
 from cluster.core.events import duration, duration_ns, timestamp
 from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.state import ParentLink, RunState, Status
 from cluster.core.transition import Context, Transition
 
-REUSE_INTERVAL_NS = 1_000_000_000  # history.workflowIdReuseMinimalInterval
 
 
 class Outcome(Enum):
@@ -77,11 +76,6 @@ def decide_id(
         if conflict == WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING:
             return Outcome.ATTACH
         if conflict == WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING:
-            left_ns = current.started_at + REUSE_INTERVAL_NS - now
-            if left_ns > 0:
-                raise resource_exhausted(
-                    f"Too many restarts for workflow {current.workflow_id}. Time until reset: {left_ns // 1_000_000} ms"
-                )
             return Outcome.TERMINATE_AND_START
         raise already_started(
             current, f"Workflow execution is already running. WorkflowId: {current.workflow_id}, RunId: {current.run_id}."

@@ -26,6 +26,9 @@ async def _target(shard: Shard, namespace_id: str, execution: Any, first_run_id:
 
 async def request_cancel(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
     run = await _target(shard, namespace.id, request.workflow_execution, request.first_execution_run_id)
+    if not run.state.is_open and request.workflow_execution.run_id:
+        await shard.durable(run)  # a named run that has ended needs no cancel: as the public server, no error
+        return RequestCancelWorkflowExecutionResponse()
     t = shard.begin(run)
     lifecycle.request_cancel(
         t, cause=request.reason, identity=request.identity, request_id=request.request_id, links=list(request.links)

@@ -266,7 +266,7 @@ async def activity_reset(env: Env) -> list[Run]:
 
 @scenario("activity_reset_while_running", items=["activity: reset"])
 async def activity_reset_while_running(env: Env) -> list[Run]:
-    run = await with_activity(env, retry_policy=policy(0.02))
+    run = await with_activity(env, retry_policy=policy(0.02), start_to_close_timeout=commands.duration(1))
     await env.raw.fail_activity(await env.raw.poll_activity(), failure("first"))
     second = await env.raw.poll_activity()
     await env.service.reset_activity(ResetActivityRequest(**execution(env, run)))

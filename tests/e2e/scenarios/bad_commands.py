@@ -11,9 +11,10 @@ from temporalio.api.common.v1 import ActivityType, Memo, RetryPolicy, SearchAttr
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.protocol.v1 import Message
+from temporalio.api.update.v1 import Outcome
 
 from tests.e2e import commands
-from tests.e2e.environment import Env, payload
+from tests.e2e.environment import Env, payload, payloads
 from tests.e2e.raw_worker import failure
 from tests.e2e.registry import Body, Run, scenario
 
@@ -56,6 +57,7 @@ CASES: dict[str, Case] = {
     "activity_without_timeouts": lambda env: [activity(env, start_to_close_timeout=None)],
     "activity_with_negative_timeout": lambda env: [activity(env, heartbeat_timeout=NEGATIVE)],
     "activity_with_bad_retry_policy": lambda env: [activity(env, retry_policy=RetryPolicy(backoff_coefficient=0.5))],
+    "activity_without_queue": lambda env: [commands.schedule_activity("a", "")],
     "activity_with_duplicate_id": lambda env: [activity(env), activity(env)],
     "activity_with_long_id": lambda env: [commands.schedule_activity("x" * 1001, env.task_queue)],
     "cancel_of_unknown_activity": lambda env: [commands.cancel_activity(99)],
@@ -154,14 +156,19 @@ async def bad_command_then_buffered_signal(env: Env) -> list[Run]:
     return [run]
 
 
-@scenario("bad_message_for_an_unknown_update", items=["workflow task: failure causes"])
-async def bad_message_for_an_unknown_update(env: Env) -> list[Run]:
-    run = await env.start_raw()
-    first = await env.raw.poll()
-    message = Message(id="m", protocol_instance_id="nobody")
-    await env.observe_error("answer", env.raw.complete(first, messages=[message]))
+@scenario("bad_messages", items=["workflow task: failure causes"])
+async def bad_messages(env: Env) -> list[Run]:
+    """Messages without a body, and for an update that nobody sent."""
+    empty = await env.start_raw("empty")
+    task = await env.raw.poll()
+    await env.observe_error("without a body", env.raw.complete(task, messages=[Message(id="m", protocol_instance_id="nobody")]))
+    await env.raw.complete(task, commands.complete())
+    unknown = await env.start_raw("unknown")
+    task = await env.raw.poll()
+    response = commands.respond("nobody", Outcome(success=payloads("done")))
+    await env.observe_error("for an unknown update", env.raw.complete(task, messages=[response]))
     await env.raw.step(commands.complete())
-    return [run]
+    return [empty, unknown]
 
 
 @scenario("a_timer_id_is_free_again_after_cancel", items=["timer: cancel", "workflow task: many commands"])
@@ -189,19 +196,4 @@ async def a_timer_of_zero_duration_fires(env: Env) -> list[Run]:
 async def a_run_may_fail_without_a_failure(env: Env) -> list[Run]:
     run = await env.start_raw()
     await env.raw.step(commands.fail(Failure()))
-    return [run]
-
-
-@scenario("good_commands_without_a_queue", items=["workflow task: many commands"])
-async def good_commands_without_a_queue(env: Env) -> list[Run]:
-    """An activity and a child without a task queue go to the workflow's own."""
-    run = await env.start_raw()
-    await env.raw.step(
-        commands.schedule_activity("a", ""),
-        commands.start_child(env.id("child")),
-    )
-    await env.seen(run, "CHILD_WORKFLOW_EXECUTION_STARTED")
-    task = await env.raw.poll_activity()
-    await env.raw.complete_activity(task)
-    await env.seen(run, "ACTIVITY_TASK_COMPLETED")
     return [run]

@@ -115,9 +115,10 @@ async def query_is_a_task_of_its_own(env: Env) -> list[Run]:
 @scenario("query_on_the_sticky_queue", items=["query: running", "workflow task: sticky"])
 async def query_on_the_sticky_queue(env: Env) -> list[Run]:
     run, sticky = await env.start_raw(), env.id("sticky")
+    polling = await env.raw.poll_sticky(sticky)
     await env.raw.step(sticky=sticky)
     asking = asyncio.create_task(ask(env, run))
-    task = await env.raw.poll(sticky=sticky)
+    task = await polling
     env.observe("task", view(task))
     await env.raw.answer_query(task, completed_type=ANSWERED, query_result=payloads("fine"))
     env.observe("answer", await asking)

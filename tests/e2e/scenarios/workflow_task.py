@@ -177,9 +177,10 @@ async def workflow_task_times_out_twice(env: Env) -> list[Run]:
 @scenario("sticky_task_shows_only_new_events", items=["workflow task: sticky"])
 async def sticky_task_shows_only_new_events(env: Env) -> list[Run]:
     run, sticky = await env.start_raw(), env.id("sticky")
+    polling = await env.raw.poll_sticky(sticky)
     await env.raw.step(sticky=sticky)
     await env.signal(run)
-    task = await env.raw.poll(sticky=sticky)
+    task = await polling
     env.observe("sticky task", view(task))
     await env.raw.complete(task, commands.complete(), sticky=sticky)
     return [run]
@@ -188,14 +189,24 @@ async def sticky_task_shows_only_new_events(env: Env) -> list[Run]:
 @scenario("sticky_falls_back_after_schedule_to_start", items=["workflow task: sticky fallback"])
 async def sticky_falls_back_after_schedule_to_start(env: Env) -> list[Run]:
     run, sticky = await env.start_raw(), env.id("sticky")
+    polling = await env.raw.poll_sticky(sticky)
     await env.raw.step(sticky=sticky, sticky_timeout_s=1)
-    # A poller makes the sticky queue known to be alive; without one the server may skip it at once.
     await env.signal(run, "one")
-    await env.raw.complete(await env.raw.poll(sticky=sticky), sticky=sticky, sticky_timeout_s=1)
+    await env.raw.complete(await polling, sticky=sticky, sticky_timeout_s=1)
     await env.signal(run, "two")
     task = await env.raw.poll()
     env.observe("task on the normal queue", view(task))
     await env.raw.complete(task, commands.complete())
+    return [run]
+
+
+@scenario("sticky_without_a_poller_is_skipped", items=["workflow task: sticky fallback"])
+async def sticky_without_a_poller_is_skipped(env: Env) -> list[Run]:
+    """Nobody polls the sticky queue: the task goes to the normal queue long before the sticky time-out."""
+    run = await env.start_raw()
+    await env.raw.step(sticky=env.id("sticky"), sticky_timeout_s=60)
+    await env.signal(run)
+    await env.raw.step(commands.complete())
     return [run]
 
 
@@ -216,9 +227,10 @@ async def sticky_is_reset_by_call(env: Env) -> list[Run]:
 @scenario("sticky_is_left_after_a_failed_task", items=["workflow task: sticky fallback", "workflow task: attempts"])
 async def sticky_is_left_after_a_failed_task(env: Env) -> list[Run]:
     run, sticky = await env.start_raw(), env.id("sticky")
+    polling = await env.raw.poll_sticky(sticky)
     await env.raw.step(sticky=sticky)
     await env.signal(run)
-    await env.raw.fail(await env.raw.poll(sticky=sticky))
+    await env.raw.fail(await polling)
     task = await env.raw.poll()
     env.observe("task", view(task))
     await env.raw.complete(task, commands.complete())
