@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cluster.frontend.http_pages import HttpPages
     from cluster.frontend.namespace_removal import NamespaceRemoval
     from cluster.frontend.service import Frontend
-    from cluster.frontend.tokens import Tokens
+    from cluster.tokens import Tokens
     from cluster.frontend.transport_grpc import GrpcTransport
     from cluster.history.service import HistoryService
     from cluster.matching.service import Matching
@@ -165,7 +165,7 @@ class Node:
 
     async def _open_stores(self) -> None:
         from cluster.frontend.cluster_identity import load_identity
-        from cluster.frontend.tokens import Tokens, load_keys
+        from cluster.tokens import Tokens, load_keys
         from cluster.stores.sqlite import SqliteStore
         from cluster.visibility.sqlite import SqliteVisibility
 
@@ -238,7 +238,7 @@ class Node:
         from cluster.frontend.http_pages import HttpPages
         from cluster.frontend.service import Frontend
         from cluster.frontend.transport_grpc import GrpcTransport, PortInUse
-        from ops.metrics.exposition import CONTENT_TYPE, Exposition
+        from cluster.metrics.exposition import CONTENT_TYPE, Exposition
 
         config = self.config
         services = Services(

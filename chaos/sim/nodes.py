@@ -100,12 +100,24 @@ class Wire(Generic[N]):
         self._delays = delays
         self._delay_s_max = delay_s_max
 
-    async def call(self, what: str, serve: Callable[[N], Coroutine[Any, Any, Reply]], deadline_s: float = 30.0) -> Reply:
-        """The reply, or CallerError: DEADLINE_EXCEEDED, UNAVAILABLE (lost, dropped, node died: perhaps done), the handler's."""
+    async def call(
+        self,
+        what: str,
+        serve: Callable[[N], Coroutine[Any, Any, Reply]],
+        deadline_s: float = 30.0,
+        on_sent: Callable[[], None] | None = None,
+    ) -> Reply:
+        """The reply, or CallerError: DEADLINE_EXCEEDED, UNAVAILABLE (lost, dropped, node died: perhaps done), the handler's.
+
+        on_sent: called for each copy that goes out, so that a ledger knows how often the server may have seen a request.
+        """
         there, back, gap = (self._delays.uniform(0, self._delay_s_max) for _ in range(3))
         fault = self.plan.draw()
         if fault is not None:
             running_loop().trace("reply fault", call=what, fault=fault)
+        for _ in range(2 if fault == ReplyFault.REQUEST_DOUBLED else 1):
+            if on_sent is not None:
+                on_sent()
         await asyncio.sleep(there)
         try:
             async with asyncio.timeout(deadline_s):

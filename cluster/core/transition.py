@@ -6,7 +6,7 @@ and `state` is the run's new state: the same apply functions have made it that w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -40,14 +40,28 @@ class Ids(Protocol):
 class Context:
     """What every decision is given besides state and request. `now` is ns since the epoch."""
 
-    __slots__ = ("ids", "limits", "namespace", "now", "version")
+    __slots__ = ("ids", "limits", "namespace", "now", "retention_ns", "version")
 
-    def __init__(self, namespace: str, now: int, ids: Ids, limits: Limits, version: int = 0) -> None:
+    def __init__(
+        self, namespace: str, now: int, ids: Ids, limits: Limits, version: int = 0, retention_ns: int = 0
+    ) -> None:
+        """retention_ns: the namespace's; 0 = the default of the limits. A chain of runs says until when it can be reset."""
         self.namespace = namespace  # its name: what the run's public events say
+        self.retention_ns = retention_ns or limits.retention_default_ns
         self.now = now
         self.ids = ids
         self.limits = limits
         self.version = version
+
+
+# Called before a fact from outside (anything that may be buffered) is added: see `before_fact`.
+_BEFORE_FACT: list[Callable[[Transition], None]] = []
+
+
+def before_fact(function: Callable[[Transition], None]) -> Callable[[Transition], None]:
+    """Registers what must be in the history before news can be: a speculative task becomes a real one (workflow_task.py)."""
+    _BEFORE_FACT.append(function)
+    return function
 
 
 class Transition:
@@ -85,10 +99,20 @@ class Transition:
         user_metadata: UserMetadata | None = None,
         links: Sequence[Link] = (),
         at: int = 0,
+        is_behind: bool = False,
+        worker_may_ignore: bool = False,
     ) -> HistoryEvent:
-        """Adds one event, or buffers it while a workflow task is started. Its event_id is 0 if it was buffered."""
+        """Adds one event, or buffers it while a workflow task is started. Its event_id is 0 if it was buffered.
+
+        is_behind: buffer it although no task is started: it joins the history behind the other events of this
+        transition, or never, if the run closes first (the outcome of a command that ends what nobody had begun).
+        """
         state = self.state
-        is_buffered = event_type not in NEVER_BUFFERED and state.has_started_task
+        is_fact = event_type not in NEVER_BUFFERED
+        if is_fact:
+            for prepare in _BEFORE_FACT:
+                prepare(self)
+        is_buffered = is_fact and (is_behind or state.has_started_task)
         event = HistoryEvent(
             event_id=0 if is_buffered else state.next_event_id,
             event_time=timestamp(at or self.now),
@@ -96,6 +120,7 @@ class Transition:
             version=self.context.version,
             user_metadata=user_metadata,
             links=links,
+            worker_may_ignore=worker_may_ignore,
             **{ATTRIBUTES_FIELD[event_type]: attributes},  # type: ignore[arg-type]
         )
         data = event.SerializeToString()
@@ -123,6 +148,7 @@ class Transition:
         started_ids: dict[tuple[str, int], int] = {}
         for event in events:
             event.event_id = self.state.next_event_id
+            event.version = self.context.version  # a failover may lie between the buffering and now
             _wire_started_id(event, started_ids)
             data = event.SerializeToString()
             flush_event(self.state, event, len(data))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message
 
 from cluster.frontend.call import Call, Handler, Interceptor
-from cluster.frontend.failures import permission_denied
+from cluster.failures import permission_denied
 from cluster.frontend.methods import Method
 from cluster.frontend.permissions import Permission
 

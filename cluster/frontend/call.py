@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 if TYPE_CHECKING:
     from cluster.frontend.methods import Method
-    from cluster.frontend.tokens import TaskToken
+    from cluster.tokens import TaskToken
     from cluster.matching.queries import QueryToken
     from cluster.namespaces.record import NamespaceRecord
 

@@ -1,5 +1,5 @@
 """Counts calls under the names the public server uses (service_requests, service_errors, service_latency), so that its
-dashboards work. Plain dictionaries on the way of a call; `ops/metrics` renders them when somebody asks."""
+dashboards work. Plain dictionaries on the way of a call; `cluster/metrics` renders them when somebody asks."""
 
 from __future__ import annotations
 

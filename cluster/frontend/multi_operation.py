@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from temporalio.api.errordetails.v1 import MultiOperationExecutionFailure
-from temporalio.api.failure.v1 import MultiOperationExecutionAborted
-
-from cluster.core.errors import CallerError, Code, invalid_argument
-from cluster.frontend.failures import packed_details, shown_message
-
-
-def aborted() -> CallerError:
-    """What an operation gets that was fine itself, when the other one was not."""
-    return CallerError(Code.ABORTED, "Operation was aborted.", MultiOperationExecutionAborted())
-
-
-def multi_operation_failure(errors: Sequence[CallerError]) -> CallerError:
-    """The whole call's error; its code is that of the first operation that is at fault itself."""
-    statuses = [
-        MultiOperationExecutionFailure.OperationStatus(
-            code=int(error.code), message=shown_message(error), details=packed_details(error)
-        )
-        for error in errors
-    ]
-    at_fault = next((error for error in errors if error.code is not Code.ABORTED), errors[0])
-    return CallerError(
-        at_fault.code, "Update-with-Start could not be executed.", MultiOperationExecutionFailure(statuses=statuses)
-    )
+from cluster.core.errors import CallerError, invalid_argument
+from cluster.failures import aborted, multi_operation_failure
 
 
 def validate_multi_operation(request: Any, check_start: Callable[[Any], None], check_update: Callable[[Any], None]) -> None:

@@ -24,7 +24,7 @@ from cluster.core.errors import failed_precondition, invalid_argument
 from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.frontend.methods import Method
 from cluster.frontend.ports import NamespacesPort
-from cluster.frontend.tokens import TaskToken, Tokens, stale_task_token
+from cluster.tokens import TaskToken, Tokens, stale_task_token
 from cluster.matching.tasks import TaskKind
 
 if TYPE_CHECKING:

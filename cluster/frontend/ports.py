@@ -10,7 +10,7 @@ from temporalio.api.taskqueue.v1 import TaskQueueConfig
 from temporalio.api.workflowservice.v1 import ListWorkersResponse, UpdateTaskQueueConfigResponse
 
 from cluster.frontend.call import Call
-from cluster.frontend.tokens import TaskToken
+from cluster.tokens import TaskToken
 from cluster.matching.tasks import QueueKey
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from temporalio.api.errordetails.v1 import NotFoundFailure
 from cluster.config import Limits
 from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found
 from cluster.frontend.call import Call, Handler, Interceptor
-from cluster.frontend.failures import permission_denied
+from cluster.failures import permission_denied
 from cluster.frontend.methods import Method
 from cluster.frontend.multi_operation import validate_multi_operation
 from cluster.frontend.request_checks import (

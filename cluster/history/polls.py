@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from temporalio.api.common.v1 import Header, Payloads, Priority, RetryPolicy, WorkflowExecution, WorkflowType
+from temporalio.api.common.v1 import Header, Payloads, Priority, RetryPolicy, WorkerVersionStamp, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import TaskQueueKind
 from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -18,7 +18,7 @@ from cluster.core.errors import CallerError, Code
 from cluster.core.events import duration, join_framed, parse_event, timestamp
 from cluster.core.machines import activity, activity_calls, update, workflow_task
 from cluster.core.state import RunState
-from cluster.frontend.tokens import Purpose, TaskToken, Tokens
+from cluster.tokens import Purpose, TaskToken, Tokens
 from cluster.history.queries import send_buffered
 from cluster.history.run import Run
 from cluster.history.shard import Shard
@@ -54,7 +54,7 @@ async def start_workflow_task(shard: Shard, run: Run, hint: TaskHint, poll: Any,
         t,
         request_id=shard.ids.uuid(),
         identity=poll.identity,
-        worker_version=None,
+        worker_version=worker_version_of(poll),
     )
     update.send(t)
     done = shard.commit((run, t))
@@ -128,7 +128,7 @@ async def start_activity_task(shard: Shard, run: Run, hint: TaskHint, poll: Any,
             request_id=shard.ids.uuid(),
             identity=poll.identity,
             stamp=hint.stamp,
-            worker_version=None,
+            worker_version=worker_version_of(poll),
         )
     except CallerError as error:
         if error.code in (Code.NOT_FOUND, Code.ALREADY_EXISTS, Code.FAILED_PRECONDITION):
@@ -201,6 +201,14 @@ def query_answer(
         query=query,
     )
     return with_history(answer, history)
+
+
+def worker_version_of(poll: Any) -> WorkerVersionStamp | None:
+    """What the started event says of the worker's build."""
+    build_id = poll.worker_version_capabilities.build_id
+    if not build_id:
+        return None
+    return WorkerVersionStamp(build_id=build_id, use_versioning=poll.worker_version_capabilities.use_versioning)
 
 
 def _varint(value: int) -> bytes:

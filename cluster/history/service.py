@@ -27,7 +27,7 @@ from cluster.core.machines import child, lifecycle, workflow_task
 from cluster.core.state import ParentLink
 from cluster.core.transition import Transition
 from cluster.frontend.call import Call
-from cluster.frontend.tokens import Purpose, TaskToken, Tokens
+from cluster.tokens import Purpose, TaskToken, Tokens
 from cluster.history import polls
 from cluster.history.api import VERBS
 from cluster.history.api.start_workflow_execution import start_or_find

@@ -17,7 +17,7 @@ from temporalio.api.workflowservice import v1 as w
 
 from cluster.core.errors import CallerError, Code
 from cluster.frontend.call import Call
-from cluster.frontend.failures import permission_denied
+from cluster.failures import permission_denied
 from cluster.frontend.message_walk import fields_within
 from cluster.frontend.methods import METHODS
 from cluster.frontend.namespace_walk import (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core.errors import CallerError, Code
-from cluster.frontend.tokens import (
+from cluster.tokens import (
     KeySet,
     Purpose,
     TaskToken,

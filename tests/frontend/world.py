@@ -26,7 +26,7 @@ from cluster.frontend.handlers import handler_table
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.not_built import NOT_BUILT
 from cluster.frontend.service import Frontend
-from cluster.frontend.tokens import KeySet, TaskToken, TokenKey, Tokens
+from cluster.tokens import KeySet, TaskToken, TokenKey, Tokens
 from cluster.frontend.transport_grpc import GrpcTransport
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching

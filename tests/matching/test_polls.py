@@ -183,7 +183,9 @@ def test_a_backlog_of_activities_does_not_delay_a_workflow_task() -> None:
 def test_a_sticky_task_without_a_recent_poller_is_not_taken() -> None:
     async def main() -> None:
         world = World()
-        assert not world.schedule(hint(1, STICKY, is_sticky=True))
+        assert world.schedule(hint(1, STICKY, is_sticky=True))  # nothing is known of a queue that was just made
+        await asyncio.sleep(10.1)
+        assert not world.schedule(hint(4, STICKY, is_sticky=True))
         await world.poll(STICKY, timeout_s=3.0)
         await asyncio.sleep(9.9)
         assert world.schedule(hint(2, STICKY, is_sticky=True))

@@ -17,12 +17,23 @@ from cluster.core.transition import Transition
 
 
 class BadCommand(Exception):
-    """message: what is wrong, in words for the workflow's developer."""
+    """message: what is wrong, in words for the workflow's developer ("" = the cause says it all).
 
-    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+    terminates: what is wrong will never be right (a payload over the limit): the run is terminated.
+    """
+
+    def __init__(self, cause: WorkflowTaskFailedCause.ValueType, message: str, *, terminates: bool = False) -> None:
         super().__init__(message)
         self.cause = cause
         self.message = message
+        self.terminates = terminates
+
+    @property
+    def text(self) -> str:
+        """As the worker and the history are told."""
+        name = WorkflowTaskFailedCause.Name(self.cause).removeprefix("WORKFLOW_TASK_FAILED_CAUSE_")
+        label = "".join(part.capitalize() for part in name.split("_"))
+        return f"{label}: {self.message}" if self.message else label
 
 
 class Completion:
@@ -32,8 +43,11 @@ class Completion:
     eager_activity_ids: scheduled event ids of activities whose task goes back with the reply.
     successor: the new run of a continue-as-new, retry or cron, in the same append as the close.
     messages: protocol messages by id, removed as commands consume them.
-    resolve_namespace: name -> (id, name) of a namespace a command may name; raises BadCommand if there is none.
-    check_search_attributes: raises ValueError with the reason if names or values are not registered ones.
+    resolve_namespace: name -> (id, name) of a namespace a command may name; None if there is none.
+    check_search_attributes: raises ValueError with the reason if names or values are not registered ones; writes the
+        type's name into the metadata of each payload.
+    has_news: something came that the worker has not seen: then it may not end the run.
+    initiated_child_ids: workflow ids of the children of this answer.
     """
 
     __slots__ = (
@@ -41,7 +55,9 @@ class Completion:
         "close_command_seen",
         "completed_event_id",
         "eager_activity_ids",
+        "has_news",
         "identity",
+        "initiated_child_ids",
         "may_be_eager",
         "messages",
         "needs_task",
@@ -70,11 +86,29 @@ class Completion:
         self.resolve_namespace = resolve_namespace
         self.check_search_attributes = check_search_attributes
         self.may_be_eager = may_be_eager
+        self.has_news = bool(t.state.buffered)
+        self.initiated_child_ids: set[str] = set()
         self.eager_activity_ids: list[int] = []
         self.successor: Transition | None = None
         self.close_command_seen = False
         self.original_scheduled_at = 0  # of the task that was answered: a chain of heartbeats keeps it
         self.needs_task = False  # a command's outcome (a cancelled activity nobody had) must be told at once
+
+
+def check_queue(name: str, limit: int) -> None:
+    """Raises ValueError with the public server's words for a task queue that users may not name."""
+    if len(name.encode()) > limit:
+        raise ValueError("taskQueue length exceeds limit")
+    if name.startswith("/_sys/"):
+        raise ValueError("task queue name cannot start with reserved prefix /_sys/")
+
+
+def check_size(
+    size_bytes: int, c: Completion, cause: WorkflowTaskFailedCause.ValueType, message: str, *, limit: int = 0
+) -> None:
+    """A payload over the limit ends the run: its worker would send it again for ever."""
+    if size_bytes > (limit or c.t.context.limits.payload_bytes_max):
+        raise BadCommand(cause, message, terminates=True)
 
 
 CommandHandler = Callable[[Completion, Command], None]

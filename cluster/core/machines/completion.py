@@ -183,7 +183,7 @@ def _take_sticky(t: Transition, request: RespondWorkflowTaskCompletedRequest) ->
 def _completed_attributes(request: RespondWorkflowTaskCompletedRequest) -> WorkflowTaskCompletedEventAttributes:
     attributes = WorkflowTaskCompletedEventAttributes(
         identity=request.identity,
-        binary_checksum=request.binary_checksum,
+        binary_checksum="" if request.worker_version_stamp.build_id else request.binary_checksum,
         versioning_behavior=request.versioning_behavior,
     )
     if request.HasField("worker_version_stamp"):

@@ -107,8 +107,8 @@ def _started(state: RunState, event: HistoryEvent, attributes: WorkflowExecution
             initiated_event_id=a.parent_initiated_event_id,
             initiated_version=a.parent_initiated_event_version,
         )
-    state.root_workflow_id = a.root_workflow_execution.workflow_id
-    state.root_run_id = a.root_workflow_execution.run_id
+    state.root_workflow_id = a.root_workflow_execution.workflow_id or state.workflow_id
+    state.root_run_id = a.root_workflow_execution.run_id or a.first_execution_run_id
     for key, payload in a.memo.fields.items():
         state.memo[key] = payload.SerializeToString()
     for key, payload in a.search_attributes.indexed_fields.items():

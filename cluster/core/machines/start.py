@@ -42,7 +42,7 @@ from cluster.config import Limits
 from cluster.core.cron import next_cron_backoff
 from cluster.core.entry import RequestIdNote
 from cluster.core.errors import CallerError, Code
-from cluster.core.events import duration, duration_ns, timestamp
+from cluster.core.events import duration, duration_ns, duration_or_none, timestamp
 from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.state import ParentLink, RunState, Status
 from cluster.core.transition import Context, Transition
@@ -124,7 +124,8 @@ def begin_run(
         attributes.parent_workflow_execution.run_id = parent.run_id
         attributes.parent_initiated_event_id = parent.initiated_event_id
         attributes.parent_initiated_event_version = parent.initiated_version
-    attributes.root_workflow_execution.CopyFrom(root or WorkflowExecution(workflow_id=request.workflow_id, run_id=run_id))
+    if root is not None:
+        attributes.root_workflow_execution.CopyFrom(root)
     if request.cron_schedule:
         backoff_ns = next_cron_backoff(request.cron_schedule, context.now, context.now)
         assert backoff_ns is not None, "validated at the edge"
@@ -202,8 +203,8 @@ def started_attributes(
     attributes = WorkflowExecutionStartedEventAttributes(
         workflow_type=request.workflow_type,
         task_queue=TaskQueue(name=request.task_queue.name, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
-        workflow_execution_timeout=duration(execution_ns),
-        workflow_run_timeout=duration(run_ns),
+        workflow_execution_timeout=request.workflow_execution_timeout if request.HasField("workflow_execution_timeout") else None,
+        workflow_run_timeout=duration_or_none(run_ns),
         workflow_task_timeout=duration(task_timeout_ns(duration_ns(request.workflow_task_timeout), run_ns, limits)),
         original_execution_run_id=run_id,
         first_execution_run_id=run_id,
@@ -213,7 +214,7 @@ def started_attributes(
         first_workflow_task_backoff=request.workflow_start_delay if request.HasField("workflow_start_delay") else duration(0),
         workflow_id=request.workflow_id,
         completion_callbacks=request.completion_callbacks,
-        header=request.header,
+        header=request.header if request.HasField("header") else None,
     )
     for field in ("input", "retry_policy", "memo", "search_attributes", "versioning_override", "priority"):
         if request.HasField(field):

@@ -21,13 +21,21 @@ from temporalio.api.history.v1 import (
     WorkflowTaskStartedEventAttributes,
     WorkflowTaskTimedOutEventAttributes,
 )
-from temporalio.api.taskqueue.v1 import TaskQueue
 
 from cluster.core.entry import StickyNote, TaskNote, UpdateNote
-from cluster.core.events import SECOND_NS, duration, duration_ns, timestamp, timestamp_ns
+from cluster.core.events import SECOND_NS, duration, duration_ns, timestamp_ns
+from cluster.core.machines.late_events import (
+    pending_events,
+    pending_task,
+    queue_of,
+    write_events,
+    write_scheduled,
+)
+from cluster.core.state import ResetPoint, RunState, Status, TaskType, UpdateStage, WorkflowTask
 from cluster.core.table import IllegalTransition, Table, applies
-from cluster.core.state import RunState, TaskType, UpdateStage, WorkflowTask
 from cluster.core.transition import Transition
+
+__all__ = ["complete", "drop", "fail", "pending_events", "queue_of", "schedule", "start", "time_out"]
 
 TABLE = Table(
     "workflow task",
@@ -37,21 +45,21 @@ TABLE = Table(
         ("none", "transient scheduled", "scheduled"),
         ("none", "speculative scheduled", "scheduled"),
         ("scheduled", "WorkflowTaskScheduled", "scheduled"),  # a transient or speculative one becomes real
-        ("started", "WorkflowTaskScheduled", "scheduled"),  # its events are written as it ends
+        ("started", "WorkflowTaskScheduled", "scheduled"),  # its events are written as it ends, or as news comes
         ("scheduled", "WorkflowTaskStarted", "started"),
         ("scheduled", "started without event", "started"),
         ("scheduled", "WorkflowTaskTimedOut", "none"),  # sticky schedule-to-start
-        ("scheduled", "dropped", "none"),  # speculative, given up
         ("started", "WorkflowTaskCompleted", "none"),
         ("started", "WorkflowTaskFailed", "none"),
         ("started", "WorkflowTaskTimedOut", "none"),
         ("started", "failed without event", "none"),  # transient
-        ("started", "dropped", "none"),  # speculative, all its updates rejected
+        ("started", "dropped", "none"),  # speculative, all its updates rejected; transient, the run closes
     ],
 )
 
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS  # tasks.SpeculativeWorkflowTaskScheduleToStartTimeout
 ATTEMPTS_WITH_PLAIN_TIMEOUT = 3  # history: workflowTaskRetryBackoffMinAttempts
+RESET_POINTS_MAX = 20  # history.historyMaxAutoResetPoints
 
 
 def position(state: RunState) -> str:
@@ -74,6 +82,7 @@ def _scheduled(state: RunState, event: HistoryEvent, attributes: WorkflowTaskSch
         attempt=attributes.attempt,
         timeout_ns=duration_ns(attributes.start_to_close_timeout),
         original_scheduled_at=at,
+        is_sticky=attributes.task_queue.kind == TaskQueueKind.TASK_QUEUE_KIND_STICKY,
         stamp=state.task_stamp,
     )
     state.task_attempt = attributes.attempt
@@ -109,6 +118,28 @@ def _completed(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCom
         state.sdk_version = attributes.sdk_metadata.sdk_version
     if attributes.worker_version.build_id:
         state.build_id = attributes.worker_version.build_id
+    if attributes.HasField("deployment_version"):
+        state.deployment_version = attributes.deployment_version.SerializeToString()
+    state.versioning_behavior = attributes.versioning_behavior
+    _note_reset_point(state, event, attributes)
+
+
+def _note_reset_point(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCompletedEventAttributes) -> None:
+    """Where a build was first seen: what it broke can be undone by a reset to before it."""
+    build_id = attributes.deployment_version.build_id or attributes.worker_version.build_id
+    if any((one.build_id, one.binary_checksum) == (build_id, attributes.binary_checksum) for one in state.reset_points):
+        return
+    state.reset_points.append(
+        ResetPoint(
+            build_id,
+            attributes.binary_checksum,
+            event.event_id,
+            timestamp_ns(event.event_time),
+            resettable=not (state.children or state.signals_out or state.cancels_out),
+            run_id=state.run_id,
+        )
+    )
+    del state.reset_points[:-RESET_POINTS_MAX]
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
@@ -126,6 +157,7 @@ def _timed_out(state: RunState, event: HistoryEvent, attributes: WorkflowTaskTim
     was_started = position(state) == "started"
     TABLE.step(position(state), "WorkflowTaskTimedOut")
     _task_ended_badly(state)
+    state.last_task_failure, state.last_task_failed_cause = b"", 0
     if not was_started:  # a sticky queue without a worker is not the run's failure
         state.task_attempt = 1
 
@@ -133,7 +165,7 @@ def _timed_out(state: RunState, event: HistoryEvent, attributes: WorkflowTaskTim
 def _task_ended_badly(state: RunState) -> None:
     """A failure on a sticky queue may be the cache's fault: it is tried on the normal queue before it counts."""
     assert state.task is not None
-    state.task_attempt = state.task.attempt + (0 if state.sticky_queue else 1)
+    state.task_attempt = 1 if state.sticky_queue else state.task.attempt + 1
     state.task = None
     state.sticky_queue, state.sticky_timeout_ns = "", 0
 
@@ -142,9 +174,15 @@ def _task_ended_badly(state: RunState) -> None:
 
 
 def schedule(t: Transition, *, speculative: bool = False, original_scheduled_at: int = 0) -> None:
-    """Offers a workflow task if none is pending. original_scheduled_at continues a chain of heartbeats."""
+    """Offers a workflow task if none is pending. original_scheduled_at continues a chain of heartbeats.
+
+    A paused run gets none; what was buffered joins its history all the same.
+    """
     state = t.state
     if not state.is_open or state.task is not None:
+        return
+    if state.status == Status.PAUSED:
+        t.flush()
         return
     attempt = state.task_attempt
     if t.flush():
@@ -194,13 +232,13 @@ def start(
     if task is None or task.is_started:
         raise IllegalTransition("no scheduled workflow task to start")
     if not task.events_written and task.scheduled_event_id != state.next_event_id:
-        # Events came since: what the worker will see is not what a repeated or speculative task would show.
-        task = _write_scheduled(t, replace(task, attempt=1, type=TaskType.NORMAL))
+        # Events came since: this is no repetition of the failed task any more.
+        task = write_scheduled(t, replace(task, attempt=1, type=TaskType.NORMAL, scheduled_at=t.now))
     attributes = WorkflowTaskStartedEventAttributes(
         scheduled_event_id=task.scheduled_event_id,
         identity=identity,
         request_id=request_id,
-        history_size_bytes=state.history_bytes,
+        history_size_bytes=0 if t.is_new else state.history_bytes,  # what is stored, as in the public server
         worker_version=worker_version,
     )
     reasons = suggest_reasons(t)
@@ -227,7 +265,8 @@ def start(
 
 def complete(t: Transition, attributes: WorkflowTaskCompletedEventAttributes) -> HistoryEvent:
     """The worker answered; `attributes` comes without event ids. Commands and then the flush follow."""
-    task = _write_events(t)
+    worker_version = attributes.worker_version if attributes.HasField("worker_version") else None
+    task = write_events(t, attributes.identity, worker_version)
     attributes.scheduled_event_id = task.scheduled_event_id
     attributes.started_event_id = task.started_event_id
     return t.add(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, attributes)
@@ -240,6 +279,7 @@ def fail(
     *,
     identity: str = "",
     worker_version: WorkerVersionStamp | None = None,
+    binary_checksum: str = "",
     base_run_id: str = "",
     new_run_id: str = "",
     fork_event_version: int = 0,
@@ -253,7 +293,7 @@ def fail(
         TABLE.step("started", "failed without event")
         _end_without_event(t, task, failure, cause)
     else:
-        task = _write_events(t)
+        task = write_events(t, identity, worker_version)
         t.add(
             EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED,
             WorkflowTaskFailedEventAttributes(
@@ -265,7 +305,7 @@ def fail(
                 base_run_id=base_run_id,
                 new_run_id=new_run_id,
                 fork_event_version=fork_event_version,
-                worker_version=worker_version,
+                binary_checksum=binary_checksum,
             ),
         )
     _return_sent_updates(t)
@@ -282,7 +322,7 @@ def time_out(t: Transition) -> None:
         TABLE.step("started", "failed without event")
         _end_without_event(t, task, None, 0)
     else:
-        task = _write_events(t)
+        task = write_events(t, "", None)
         t.add(
             EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
             WorkflowTaskTimedOutEventAttributes(
@@ -295,7 +335,7 @@ def time_out(t: Transition) -> None:
 
 
 def drop(t: Transition) -> None:
-    """A task that has no events yet (speculative, or transient when the run closes) ends without a trace."""
+    """A started task that has no events yet (speculative, or transient when the run closes) ends without a trace."""
     task = t.state.task
     assert task is not None and not task.events_written
     TABLE.step(position(t.state), "dropped")
@@ -314,22 +354,6 @@ def fall_back_to_normal_queue(t: Transition) -> None:
     t.note(StickyNote("", 0))
 
 
-def pending_task(t: Transition) -> WorkflowTask:
-    """The task after an event that made one."""
-    task = t.state.task
-    assert task is not None
-    return task
-
-
-def queue_of(state: RunState) -> TaskQueue:
-    """Where the next task is offered: the sticky queue of the last worker, else the run's own."""
-    if state.sticky_queue:
-        return TaskQueue(
-            name=state.sticky_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_STICKY, normal_name=state.task_queue
-        )
-    return TaskQueue(name=state.task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
-
-
 def timeout_of_attempt(state: RunState, attempt: int) -> int:
     """ns. A task that keeps failing gets ever longer, so that a poison run asks ever less often (up to ten minutes)."""
     plain = state.task_timeout_ns
@@ -345,70 +369,18 @@ def suggest_reasons(t: Transition) -> list[SuggestContinueAsNewReason.ValueType]
     reasons: list[SuggestContinueAsNewReason.ValueType] = []
     if state.history_bytes >= limits.history_bytes_suggest:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_HISTORY_SIZE_TOO_LARGE)
-    if state.next_event_id > limits.history_events_suggest:
+    if state.next_event_id >= limits.history_events_suggest:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_HISTORY_EVENTS)
     if len(state.updates) >= limits.updates_total_max * 9 // 10:
         reasons.append(SuggestContinueAsNewReason.SUGGEST_CONTINUE_AS_NEW_REASON_TOO_MANY_UPDATES)
     return reasons
 
 
-def pending_events(state: RunState, version: int) -> list[HistoryEvent]:
-    """Scheduled and started events of a transient or speculative task, as its worker sees them: not in the history yet."""
-    task = state.task
-    if task is None or task.events_written:
-        return []
-    events = [
-        HistoryEvent(
-            event_id=task.scheduled_event_id,
-            event_time=timestamp(task.scheduled_at),
-            event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED,
-            version=version,
-            workflow_task_scheduled_event_attributes=_scheduled_attributes(state, task),
-        )
-    ]
-    if task.is_started:
-        events.append(
-            HistoryEvent(
-                event_id=task.started_event_id,
-                event_time=timestamp(task.started_at),
-                event_type=EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED,
-                version=version,
-                workflow_task_started_event_attributes=WorkflowTaskStartedEventAttributes.FromString(task.started_attributes),
-            )
-        )
-    return events
-
-
-def _scheduled_attributes(state: RunState, task: WorkflowTask) -> WorkflowTaskScheduledEventAttributes:
-    return WorkflowTaskScheduledEventAttributes(
-        task_queue=queue_of(state), start_to_close_timeout=duration(task.timeout_ns), attempt=task.attempt
-    )
-
-
-def _write_scheduled(t: Transition, task: WorkflowTask) -> WorkflowTask:
-    t.add(EventType.EVENT_TYPE_WORKFLOW_TASK_SCHEDULED, _scheduled_attributes(t.state, task), at=task.scheduled_at)
-    return replace(task, scheduled_event_id=pending_task(t).scheduled_event_id, events_written=True)
-
-
-def _write_events(t: Transition) -> WorkflowTask:
-    """Writes the scheduled and started events that a transient or speculative task still owes."""
-    task = t.state.task
-    if task is None or not task.is_started:
-        raise IllegalTransition("no started workflow task")
-    if task.events_written:
-        return task
-    written = _write_scheduled(t, task)
-    attributes = WorkflowTaskStartedEventAttributes.FromString(task.started_attributes)
-    attributes.scheduled_event_id = written.scheduled_event_id
-    t.add(EventType.EVENT_TYPE_WORKFLOW_TASK_STARTED, attributes, at=task.started_at)
-    return pending_task(t)
-
-
 def _end_without_event(
     t: Transition, task: WorkflowTask, failure: Failure | None, cause: WorkflowTaskFailedCause.ValueType | int
 ) -> None:
     encoded = failure.SerializeToString() if failure is not None else b""
-    attempt = task.attempt + (0 if t.state.sticky_queue else 1)
+    attempt = 1 if t.state.sticky_queue else task.attempt + 1
     t.note(TaskNote(None, attempt, task.stamp, encoded, int(cause)))
     if t.state.sticky_queue:
         t.note(StickyNote("", 0))
@@ -417,7 +389,7 @@ def _end_without_event(
 def _time_out_schedule_to_start(t: Transition, task: WorkflowTask) -> None:
     """Sticky: an event (as workers expect), then the normal queue. Speculative: becomes a normal task by being repeated."""
     if not task.events_written:
-        task = _write_scheduled(t, replace(task, attempt=1, type=TaskType.NORMAL))
+        task = write_scheduled(t, replace(task, type=TaskType.NORMAL))
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_TASK_TIMED_OUT,
         WorkflowTaskTimedOutEventAttributes(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.config import Limits
 from cluster.frontend.cluster_identity import ClusterIdentity
 from cluster.frontend.ports import HistoryPort, MatchingPort, NamespacesPort
-from cluster.frontend.tokens import Tokens
+from cluster.tokens import Tokens
 from cluster.stores.base import Store
 from cluster.visibility.base import VisibilityStore
 from cluster.visibility.search_attributes import Schema

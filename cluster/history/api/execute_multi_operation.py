@@ -12,7 +12,7 @@ from cluster.core.machines import start as machine
 from cluster.core.machines import update as update_machine
 from cluster.core.machines.start import Outcome
 from cluster.core.transition import Transition
-from cluster.frontend.multi_operation import aborted, multi_operation_failure
+from cluster.failures import aborted, multi_operation_failure
 from cluster.history.api.start_workflow_execution import link_to_start
 from cluster.history.api.update_workflow_execution import answer_of
 from cluster.history.run import Run

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import (
 from cluster.core.errors import invalid_argument
 from cluster.core.events import frame, join_framed
 from cluster.core.machines import workflow_task
-from cluster.frontend.tokens import Purpose, TokenRefused, Tokens
+from cluster.tokens import Purpose, TokenRefused, Tokens
 from cluster.history.polls import HistoryPageToken
 from cluster.history.run import Run
 from cluster.history.shard import Shard

@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import (
 
 from cluster.core.machines import activity_calls, lifecycle, workflow_task
 from cluster.core.transition import Transition
-from cluster.frontend.tokens import TaskToken
+from cluster.tokens import TaskToken
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 

@@ -14,7 +14,7 @@ from cluster.core.errors import not_found
 from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.machines.completion import decide_completed
 from cluster.core.state import RunState
-from cluster.frontend.tokens import TaskToken
+from cluster.tokens import TaskToken
 from cluster.history import polls
 from cluster.history.queries import resend, take_results
 from cluster.history.shard import Shard

@@ -325,14 +325,14 @@ async def a_timed_out_task_flushes_buffered_signals(env: Env) -> list[Run]:
 async def results_during_a_task_are_buffered(env: Env) -> list[Run]:
     """An activity that starts and ends, a timer and a signal while a task runs: results go behind signals."""
     run = await env.start_raw()
-    await env.raw.step(commands.schedule_activity("a", env.task_queue), commands.start_timer("t", 0.3))
+    await env.raw.step(commands.schedule_activity("a", env.task_queue), commands.start_timer("t", 1.5))
     await env.signal(run, "makes a task")
     second = await env.raw.poll()
     activity_task = await env.raw.poll_activity()
     await env.raw.complete_activity(activity_task, payloads("done"))
     await env.signal(run, "after the activity")
 
-    await asyncio.sleep(1.5)  # A buffered firing shows nowhere, and the real server fires short timers up to 1 s late.
+    await asyncio.sleep(2.5)  # A buffered firing shows nowhere, and the real server fires short timers up to 1 s late.
     env.observe("history while the task runs", [event_name(event) for event in await env.history(run)])
     await env.raw.complete(second)
     third = await env.raw.poll()

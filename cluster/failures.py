@@ -6,11 +6,19 @@ nothing of the inside, the log gets the id and the whole trace.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from temporalio.api.errordetails.v1 import NotFoundFailure, PermissionDeniedFailure, ResourceExhaustedFailure
+from temporalio.api.errordetails.v1 import (
+    MultiOperationExecutionFailure,
+    NotFoundFailure,
+    PermissionDeniedFailure,
+    ResourceExhaustedFailure,
+)
+from temporalio.api.failure.v1 import MultiOperationExecutionAborted
 
 from cluster.core.errors import CallerError, Code, unavailable
 from cluster.seams import Ids
@@ -74,3 +82,22 @@ def as_caller_error(failure: Exception, method: str, ids: Ids) -> CallerError:
         return unavailable(f"the store did not answer, please retry ({correlation_id})")
     log.error("unexpected failure", method=method, correlation_id=correlation_id, exc_info=failure)
     return CallerError(Code.INTERNAL, f"something went wrong, please retry ({correlation_id})")
+
+
+def aborted() -> CallerError:
+    """What an operation gets that was fine itself, when the other one was not."""
+    return CallerError(Code.ABORTED, "Operation was aborted.", MultiOperationExecutionAborted())
+
+
+def multi_operation_failure(errors: Sequence[CallerError]) -> CallerError:
+    """The whole call's error; its code is that of the first operation that is at fault itself."""
+    statuses = [
+        MultiOperationExecutionFailure.OperationStatus(
+            code=int(error.code), message=shown_message(error), details=packed_details(error)
+        )
+        for error in errors
+    ]
+    at_fault = next((error for error in errors if error.code is not Code.ABORTED), errors[0])
+    return CallerError(
+        at_fault.code, "Update-with-Start could not be executed.", MultiOperationExecutionFailure(statuses=statuses)
+    )

@@ -1,0 +1,246 @@
+"""One region in one process on virtual time: the real server code between a simulated disk and a simulated wire.
+
+Real: namespaces, matching, history, the frontend with its one interceptor list. Simulated: clock, ids, store (memory, with faults
+and latency), visibility (memory), and the transport, which hands a Call and a decoded request to the same handlers as gRPC.
+The composition follows `cluster/node.py`; what that file adds (files, ports, grpc) cannot run on a simulated loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf.message import Message
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+from chaos.sim.disk import ArchivedStore, SimVisibility
+from chaos.sim.faults import FaultPlan, SimStore, StorePlan
+from chaos.sim.loop import running_loop
+from chaos.sim.nodes import NodeDied, NodeSlot, Wire
+from chaos.sim.rand import SimClock, SimIds, Streams
+from cluster.config import Limits, ShardConfig
+from cluster.core.errors import CallerError
+from cluster.frontend.authorisation import LoopbackOnly
+from cluster.frontend.call import Call
+from cluster.frontend.cluster_identity import load_identity
+from cluster.failures import as_caller_error
+from cluster.frontend.handlers.services import Services
+from cluster.frontend.handlers.task_queues import load_task_queue_configs
+from cluster.frontend.methods import METHODS
+from cluster.frontend.service import Frontend
+from cluster.frontend.tokens import Tokens, load_keys
+from cluster.history.service import HistoryService
+from cluster.matching.limits import MatchingLimits
+from cluster.matching.service import Matching
+from cluster.namespaces.record import NamespaceRecord
+from cluster.namespaces.registry import NamespaceRegistry
+from cluster.node import KnownNamespaces
+from cluster.seams import JobSet
+from cluster.stores.base import StoreError
+from cluster.stores.faulty import Fault
+from cluster.visibility.memory import MemoryVisibility
+from cluster.visibility.search_attributes import Schema, validate
+
+NAMESPACE = "default"
+PEER = "ipv4:127.0.0.1:40000"
+DRAIN_S = 5.0
+RESTART_S_MAX = 2.0
+
+
+@dataclass
+class WorldConfig:
+    """What a seed draws about the server itself, before anything happens."""
+
+    shards: int = 2
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    limits: Limits = field(default_factory=Limits)
+    store_latency_s_max: float = 0.01
+    wire_delay_s_max: float = 0.02
+
+
+class SimNode:
+    """One life of the node: everything in memory, nothing of it survives."""
+
+    def __init__(self, world: World, life: int) -> None:
+        self.world = world
+        self.life = life
+        config = world.config
+        self.clock = SimClock(running_loop().now_ns)
+        self.ids = SimIds(world.streams(f"ids of life {life}"))
+        self.spawn = JobSet(world.job_failed)
+        self.store = SimStore(
+            world.disk, world.store_plan, world.streams(f"store latency of life {life}"), config.store_latency_s_max
+        )
+        self.visibility = SimVisibility(
+            world.index, world.visibility_faults, world.streams(f"visibility of life {life}"), config.store_latency_s_max
+        )
+        self.namespaces: NamespaceRegistry
+        self.matching: Matching
+        self.history: HistoryService
+        self.frontend: Frontend
+        self.tokens: Tokens
+
+    async def start(self) -> None:
+        """Raises StoreError, CallerError: then this process ends and another one is started."""
+        config = self.world.config
+        await self.store.open()
+        identity = await load_identity(self.store, self.ids, "active", config.shards)
+        self.tokens = Tokens(await load_keys(self.store, self.ids))
+        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, config.limits, identity.cluster_name)
+        await self.namespaces.load()
+        if self.namespaces.cached(NAMESPACE) is None:
+            request = RegisterNamespaceRequest(namespace=NAMESPACE)
+            request.workflow_execution_retention_period.FromNanoseconds(config.limits.retention_default_ns)
+            await self.namespaces.register(request)
+        self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn, host="simulated")
+        self.history = HistoryService(
+            store=self.store,
+            clock=self.clock,
+            ids=self.ids,
+            spawn=self.spawn,
+            namespaces=KnownNamespaces(self.namespaces),
+            matching=self.matching,
+            visibility=self.visibility,
+            tokens=self.tokens,
+            shards_count=identity.shard_count,
+            owner=f"node#{self.life}",
+            config=config.shard,
+            limits=config.limits,
+            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits),
+        )
+        await self.history.start()
+        await load_task_queue_configs(self.store, self.matching)
+        services = Services(
+            history=self.history,
+            matching=self.matching,
+            visibility=self.visibility,
+            namespaces=self.namespaces,
+            store=self.store,
+            tokens=self.tokens,
+            limits=config.limits,
+            identity=identity,
+            schema_of=self.schema_of,
+            address="127.0.0.1:7233",
+        )
+        self.frontend = Frontend(services, LoopbackOnly(), self.clock, self.ids, running_loop().time)
+
+    def schema_of(self, record: NamespaceRecord) -> Schema:
+        return self.namespaces.cached_schema(record.id) or Schema(record.custom_search_attributes)
+
+    async def serve(self, name: str, data: bytes, deadline_s: float) -> bytes:
+        """One call as the transport does it: decoded here, encoded again. Raises CallerError and nothing else."""
+        method = METHODS[name]
+        call = Call(method.path, {}, running_loop().time() + deadline_s, PEER)
+        try:
+            answer = await self.frontend.handlers[name](call, method.request.FromString(data))
+        except Exception as failure:
+            if not isinstance(failure, CallerError | StoreError) and type(failure).__name__ != "VisibilityUnavailable":
+                self.world.unexpected.append(f"{name}: {type(failure).__name__}: {failure}")
+                self.world.unexpected_causes.append(failure)
+            raise as_caller_error(failure, method.path, self.ids) from failure
+        return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+    async def stop(self) -> None:
+        """As on SIGTERM: drain, then close in good order."""
+        self.frontend.drain.begin()
+        self.matching.drain()
+        await self.frontend.drain.wait_until_idle(DRAIN_S)
+        await self.history.close()
+        await self.spawn.close()
+
+
+class World:
+    """The region and everything that outlives its node. `call` is what clients and workers use."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        config: WorldConfig,
+        store_plan: Callable[[int, str], Fault | None],
+        reply_faults: FaultPlan,
+        visibility_faults: FaultPlan,
+    ) -> None:
+        self.streams = streams
+        self.config = config
+        self.disk = ArchivedStore()
+        self.index = MemoryVisibility()
+        self.store_plan = store_plan
+        self.visibility_faults = visibility_faults
+        self.slot: NodeSlot[SimNode] = NodeSlot("node", self._build)
+        self.wire = Wire(self.slot, reply_faults, streams("wire"), config.wire_delay_s_max)
+        self.unexpected: list[str] = []  # answers and ends that no server may give
+        self.unexpected_causes: list[BaseException] = []
+        self.failed_starts_count = 0
+
+    @classmethod
+    def without_faults(cls, streams: Streams, config: WorldConfig) -> World:
+        """For tests and for finding out what an undisturbed run does."""
+        none: Callable[[str], FaultPlan] = lambda name: FaultPlan(streams(name), {}, active=False)  # noqa: E731
+        return cls(streams, config, StorePlan(none("no store faults")), none("no reply faults"), none("no visibility faults"))
+
+    @property
+    def node(self) -> SimNode | None:
+        return self.slot.node
+
+    async def _build(self, life: int) -> SimNode:
+        node = SimNode(self, life)
+        await node.start()
+        return node
+
+    async def start(self) -> SimNode:
+        """Starts a life, as a supervisor does: again and again until one is ready."""
+        while True:
+            try:
+                return await self.slot.start()
+            except (StoreError, CallerError, NodeDied) as error:
+                running_loop().trace("start failed", error=type(error).__name__)
+                self.failed_starts_count += 1
+                if not running_loop().is_dead(self.slot.owner):
+                    self.slot.crash()
+                await asyncio.sleep(self.streams("restarts").uniform(0.05, RESTART_S_MAX))
+
+    async def stop(self) -> None:
+        """Ends the life in good order, as SIGTERM does; what is left after that dies with the process."""
+        node = self.slot.node
+        assert node is not None
+        try:
+            await self.slot.run_inside(node.stop, "stop")
+        except NodeDied:
+            return
+        except StoreError as error:
+            running_loop().trace("stop failed", error=type(error).__name__)
+        self.slot.crash()
+
+    def job_failed(self, name: str, failure: BaseException) -> None:
+        self.unexpected.append(f"background job {name} ended by {type(failure).__name__}: {failure}")
+        self.unexpected_causes.append(failure)
+
+    async def call(
+        self, name: str, request: Message, deadline_s: float = 10.0, on_sent: Callable[[], None] | None = None
+    ) -> Any:
+        """The response message. Raises CallerError. `on_sent` is called for every copy of the request that goes out."""
+        data = request.SerializeToString()
+        answer = await self.wire.call(name, lambda node: node.serve(name, data, deadline_s), deadline_s, on_sent)
+        return METHODS[name].response.FromString(answer)
+
+
+def draw_config(stream: random.Random) -> WorldConfig:
+    """Small bounds and long latencies show what large and short ones hide, and the other way round."""
+    shard = ShardConfig(
+        group_entries_max=stream.choice([1, 2, 5, 2_000]),
+        checkpoint_interval_ns=stream.choice([50_000_000, 500_000_000, 5_000_000_000]),
+        checkpoint_entries_max=stream.choice([5, 50, 20_000]),
+        idle_runs_in_memory_max=stream.choice([0, 3, 2_000]),
+        timer_horizon_ns=stream.choice([2_000_000_000, 60_000_000_000]),
+    )
+    limits = Limits(history_page_events_max=stream.choice([3, 10, 1_000]))
+    return WorldConfig(
+        shards=stream.choice([1, 2, 4]),
+        shard=shard,
+        limits=limits,
+        store_latency_s_max=stream.choice([0.0, 0.005, 0.05]),
+        wire_delay_s_max=stream.choice([0.001, 0.02, 0.2]),
+    )
