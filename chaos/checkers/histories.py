@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from temporalio.api.common.v1 import Payload, Payloads
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, UpdateAdmittedEventOrigin, WorkflowTaskFailedCause
 from temporalio.api.history.v1 import HistoryEvent
 
 from chaos.checkers.ledger import ActKind
@@ -56,9 +56,33 @@ class RunHistory:
     def is_open(self) -> bool:
         return self.status == "open"
 
+    @cached_property
+    def reset_event(self) -> HistoryEvent | None:
+        """For a run that a reset made: the event behind the prefix that it shares with its base run."""
+        for event in self.events:
+            failed = event.workflow_task_failed_event_attributes
+            if (
+                event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+                and failed.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
+                and failed.new_run_id == self.run_id
+            ):
+                return event
+        return None
+
+    @property
+    def base_run_id(self) -> str:
+        """The run that this one was reset from, or ""."""
+        return self.reset_event.workflow_task_failed_event_attributes.base_run_id if self.reset_event is not None else ""
+
     @property
     def started_ns(self) -> int:
-        return self.events[0].event_time.ToNanoseconds()
+        """When the run began; a reset run carries the start event of its base run."""
+        return (self.reset_event or self.events[0]).event_time.ToNanoseconds()
+
+    def is_inherited(self, event: HistoryEvent) -> bool:
+        """Copied with the shared prefix, or reapplied at the instant of the reset: it was asked for in the base run."""
+        reset = self.reset_event
+        return reset is not None and (event.event_id <= reset.event_id or event.event_time == reset.event_time)
 
     @property
     def closed_ns(self) -> int | None:
@@ -72,7 +96,7 @@ class RunHistory:
     @cached_property
     def start_token(self) -> str:
         """The token of the start that began this run, "" for a run that continues another."""
-        if not self.events or self.continued_from:
+        if not self.events or self.continued_from or self.reset_event is not None:
             return ""
         return next(iter(tokens_in(self.events[0].workflow_execution_started_event_attributes.input)), "")
 
@@ -86,6 +110,7 @@ class Recorded:
     history: RunHistory
     event_id: int
     value: str = ""
+    is_inherited: bool = False  # through a reset: it counts as recorded, but not as a second time
 
 
 def tokens_in(payloads: Payloads) -> list[str]:
@@ -103,25 +128,35 @@ def recorded(history: RunHistory) -> list[Recorded]:
     if history.start_token:
         found.append(Recorded(ActKind.START, history.start_token, history, 1))
     accepted: dict[int, Recorded] = {}
+    readmitted: set[str] = set()
     for event in history.events:
         name = event.WhichOneof("attributes")
+        inherited = history.is_inherited(event)
         if name == "workflow_execution_signaled_event_attributes":
             tokens = tokens_in(event.workflow_execution_signaled_event_attributes.input)
-            found += [Recorded(ActKind.SIGNAL, token, history, event.event_id) for token in tokens]
+            found += [Recorded(ActKind.SIGNAL, token, history, event.event_id, "", inherited) for token in tokens]
         elif name == "activity_task_completed_event_attributes":
             tokens = tokens_in(event.activity_task_completed_event_attributes.result)
-            found += [Recorded(ActKind.COMPLETION, token, history, event.event_id) for token in tokens]
+            found += [Recorded(ActKind.COMPLETION, token, history, event.event_id, "", inherited) for token in tokens]
+        elif name == "workflow_execution_update_admitted_event_attributes":
+            admitted = event.workflow_execution_update_admitted_event_attributes
+            if admitted.origin == UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY:
+                readmitted.add(admitted.request.meta.update_id)
         elif name == "workflow_execution_update_accepted_event_attributes":
             attributes = event.workflow_execution_update_accepted_event_attributes
             token = attributes.accepted_request.meta.update_id or attributes.protocol_instance_id
-            accepted[event.event_id] = Recorded(ActKind.UPDATE, token, history, event.event_id)
+            inherited = inherited or token in readmitted
+            accepted[event.event_id] = Recorded(ActKind.UPDATE, token, history, event.event_id, "", inherited)
         elif name == "workflow_execution_update_completed_event_attributes":
             completed = event.workflow_execution_update_completed_event_attributes
             outcome = completed.outcome
             value = "failure: " + outcome.failure.message if outcome.HasField("failure") else text_of(outcome.success.payloads)
             before = accepted.get(completed.accepted_event_id)
             token = before.token if before else completed.meta.update_id
-            accepted[completed.accepted_event_id] = Recorded(ActKind.UPDATE, token, history, event.event_id, value)
+            inherited = before.is_inherited if before else inherited
+            accepted[completed.accepted_event_id] = Recorded(
+                ActKind.UPDATE, token, history, event.event_id, value, inherited
+            )
     return found + list(accepted.values())
 
 

@@ -10,7 +10,7 @@ between its begin and its end:
 | refused because of r | r open and conflict policy fail; or r closed and the reuse policy forbids it | unchanged |
 
 A run may close silently at any moment if its history says that it closed, and may be succeeded silently by the run that
-its history says continues it. A start that was never answered took effect if its token is in a history; it has no end.
+its history says continues it, or by one that a reset made. A start that was never answered took effect if its token is in a history; it has no end.
 
 The search (after Wing and Gong, with Lowe's memory of visited configurations) is exact; with ten clients at once and
 hundreds of starts per id it takes milliseconds, since a history names the run that each start began.
@@ -18,6 +18,7 @@ hundreds of starts per id it takes milliseconds, since a history names the run t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -96,7 +97,9 @@ def operations(acts: Sequence[Act], runs: Sequence[RunHistory]) -> list[Operatio
 def unexplained_start(operations: Sequence[Operation], runs: Sequence[RunHistory]) -> Operation | None:
     """None if some order explains all operations; otherwise one that blocks the longest explained prefix."""
     status = {run.run_id: run.status for run in runs}
-    successor = {run.continued_from: run.run_id for run in runs if run.continued_from}
+    successor = {run.continued_from: run.run_id for run in runs if run.continued_from and run.reset_event is None}
+    # A reset takes the place of whatever run is current, open or closed.
+    successor |= {before.run_id: run.run_id for before, run in itertools.pairwise(runs) if run.reset_event is not None}
     everything = (1 << len(operations)) - 1
     stack = [(0, State("", False))]
     seen: set[tuple[int, State]] = set(stack)
@@ -152,12 +155,12 @@ def next_states(operation: Operation, state: State, status: dict[str, str], succ
 
 def silent_states(state: State, status: dict[str, str], successor: dict[str, str]) -> list[State]:
     result = [state]
-    while state.is_open and state.run_id in successor:
-        state = State(successor[state.run_id], True)
-        result.append(state)
-    closed = status.get(state.run_id, "open")
-    if state.is_open and closed not in ("open", "continued_as_new"):
-        result.append(State(state.run_id, False))
+    for reached in result:
+        closed = status.get(reached.run_id, "open")
+        following = [State(successor[reached.run_id], True)] if reached.run_id in successor else []
+        if reached.is_open and closed not in ("open", "continued_as_new"):
+            following.append(State(reached.run_id, False))
+        result += [one for one in following if one not in result]
     return result
 
 

@@ -9,6 +9,8 @@ Request ids are remembered per run (as in Temporal), which decides what "twice" 
 | several attempts, to the current run | at most once per run, in no more runs than attempts |
 | several attempts of a start | at most once per run, and never in two runs that follow each other: the second would have
 seen the first as the current run and recognised its own request id |
+
+What a run has through a reset (copied, or reapplied) is not a second time.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ def _recorded_if_acked(act: Act, found: Sequence[Recorded], run_ids: set[str]) -
 
 
 def _not_twice(act: Act, found: Sequence[Recorded], positions: dict[str, int]) -> list[Violation]:
+    found = [place for place in found if not place.is_inherited]
     if len(found) <= 1:
         return []
     runs = [place.history.run_id for place in found]

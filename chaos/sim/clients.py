@@ -48,10 +48,11 @@ REUSE = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A query's answer: how many signals the workflow had seen, and when it was asked."""
+    """A query's answer: how many signals the workflow had seen, and when it was asked and answered."""
 
     run_id: str
     begun_ns: int
+    ended_ns: int
     signals_count: int
 
 
@@ -243,7 +244,7 @@ class Requests:
         )
         reply = await self.until_answered([], "QueryWorkflow", request, deadline_s=8.0)
         if reply is not None and run_id:
-            self.asked.append(Asked(run_id, begun_ns, value_of(reply.query_result)))
+            self.asked.append(Asked(run_id, begun_ns, running_loop().now_ns(), value_of(reply.query_result)))
 
     async def reset(self, client: str, workflow_id: str, run_id: str, finish_id: int) -> str:
         """The new run's id, "" unless acked."""

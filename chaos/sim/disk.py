@@ -12,7 +12,9 @@ from collections.abc import Sequence
 
 from chaos.sim.faults import FaultPlan
 from chaos.sim.loop import running_loop
-from cluster.core.entry import Entry, decode_group
+from cluster.core.apply import apply_entry, new_state
+from cluster.core.entry import decode_group
+from cluster.core.state import RunState, decode_state
 from cluster.stores.base import Lease, RunKey, ShardId
 from cluster.stores.memory import MemoryStore
 from cluster.visibility.base import VisibilityCount, VisibilityRow, VisibilityUnavailable
@@ -33,19 +35,11 @@ class ArchivedStore(MemoryStore):
         await super().append(lease, position, data)
         self.archive.setdefault(lease.shard, {})[position] = data
 
-    def entries(self) -> dict[tuple[ShardId, RunKey], list[tuple[int, Entry]]]:
-        """Every entry ever made durable, per run, as (position, entry) in order."""
-        found: dict[tuple[ShardId, RunKey], list[tuple[int, Entry]]] = {}
-        for shard in sorted(self.archive):
-            for position, data in sorted(self.archive[shard].items()):
-                for entry in decode_group(data):
-                    key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
-                    found.setdefault((shard, key), []).append((position, entry))
-        return found
-
 
 class SimVisibility:
     """One life's connection to the visibility index: with latency, and down from time to time."""
+
+    kind = "memory"
 
     def __init__(self, inner: MemoryVisibility, plan: FaultPlan, latency: random.Random, latency_s_max: float = 0.01) -> None:
         self._inner = inner
@@ -83,3 +77,42 @@ class SimVisibility:
     async def count(self, namespace_id: str, query: Query) -> VisibilityCount:
         await self._arrive("count")
         return await self._inner.count(namespace_id, query)
+
+
+class Chronicle:
+    """The state of every run by the fold of all its entries, brought up to date as records are appended."""
+
+    def __init__(self, disk: ArchivedStore) -> None:
+        self._disk = disk
+        self._read: dict[ShardId, int] = {}
+        self.states: dict[RunKey, RunState] = {}
+        self.shards: dict[RunKey, ShardId] = {}
+        self.positions: dict[RunKey, int] = {}
+
+    def advance(self) -> dict[RunKey, RunState]:
+        for shard in sorted(self._disk.archive):
+            records = self._disk.archive[shard]
+            for position in range(self._read.get(shard, 0) + 1, len(records) + 1):
+                for entry in decode_group(records[position]):
+                    key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
+                    state = self.states.get(key) or new_state(key.namespace_id, key.workflow_id, key.run_id)
+                    self.states[key] = apply_entry(state, entry)
+                    self.shards[key] = shard
+                    self.positions[key] = position
+            self._read[shard] = len(records)
+        return self.states
+
+    def open_runs(self) -> list[RunKey]:
+        return [key for key, state in self.advance().items() if state.is_open]
+
+
+async def stored_state(disk: ArchivedStore, shard: ShardId, key: RunKey) -> RunState | None:
+    """What the store alone says of a run: its row and the journal behind it."""
+    row = await disk.load(shard, key)
+    state = decode_state(row.data) if row is not None else None
+    contained = row.changed_position if row is not None else 0
+    for record in await disk.read_journal(shard, contained, limit=1_000_000):
+        for entry in decode_group(record.data):
+            if RunKey(entry.namespace_id, entry.workflow_id, entry.run_id) == key:
+                state = apply_entry(state or new_state(key.namespace_id, key.workflow_id, key.run_id), entry)
+    return state

@@ -19,6 +19,7 @@ import contextvars
 import gc
 import heapq
 import itertools
+import math
 import sys
 import threading
 import weakref
@@ -70,7 +71,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     """Create it with `SimLoop.create()`; drive it with `run_until_complete` or `simulate()`."""
 
     # A program that runs this many callbacks in one instant is in a loop that never waits.
-    CALLBACKS_PER_INSTANT_MAX = 2_000_000
+    CALLBACKS_PER_INSTANT_MAX = 200_000
     # Automatic collection depends on allocation counts; a fixed rhythm makes the loss of unreferenced jobs repeatable.
     CALLBACKS_PER_COLLECTION = 100_000
 
@@ -87,6 +88,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._running = self._stopping = self._closed = False
         self._thread = threading.get_ident()
         self._instant_callbacks = 0
+        self._busy: set[str] = set()  # what ran last before the loop was found to be stuck
         self._unwinding = False
         self.callbacks_run = 0
         self.failures: list[dict[str, Any]] = []
@@ -132,7 +134,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> events.TimerHandle:
-        return self.call_at_ns(round(when * SECOND_NS), callback, *args, context=context)
+        # Never early: whoever compares time() with the time he asked for must find it reached.
+        when_ns = max(math.ceil(when * SECOND_NS), self._now_ns)
+        while when_ns / SECOND_NS < when:
+            when_ns += 1
+        return self.call_at_ns(when_ns, callback, *args, context=context)
 
     def call_at_ns(
         self, when_ns: int, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
@@ -242,8 +248,11 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         self.callbacks_run += 1
         self._instant_callbacks += 1
+        if self._instant_callbacks > self.CALLBACKS_PER_INSTANT_MAX - 100:
+            self._busy.add(described(handle))
         if self._instant_callbacks > self.CALLBACKS_PER_INSTANT_MAX:
-            raise SimulationStuck(f"{self._instant_callbacks} callbacks without any time passing\n{self.describe_pending()}")
+            busy = "\n".join(sorted(f"  runs again and again: {text}" for text in self._busy))
+            raise SimulationStuck(f"{self._instant_callbacks} callbacks without any time passing\n{busy}\n{self.describe_pending()}")
         if self.callbacks_run % self.CALLBACKS_PER_COLLECTION == 0:
             gc.collect(1)
         handle._run()
@@ -375,6 +384,13 @@ def where(task: asyncio.Task[Any]) -> str:
             place = f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
         awaited = _attribute(awaited, "cr_await", "ag_await", "gi_yieldfrom")
     return place
+
+
+def described(handle: events.Handle) -> str:
+    """The job that a callback belongs to, and where it waits."""
+    callback: Any = handle._callback  # type: ignore[attr-defined]
+    task = getattr(callback, "__self__", None)
+    return f"{task.get_name()} at {where(task)}" if isinstance(task, asyncio.Task) else str(getattr(callback, "__qualname__", "?"))
 
 
 def _attribute(holder: object, *names: str) -> Any:

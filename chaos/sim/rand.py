@@ -11,6 +11,10 @@ import random
 from collections.abc import Callable
 
 
+# 2026-01-01T00:00:00Z: a plausible date, far from zero, so that a forgotten offset shows.
+EPOCH_NS = 1_767_225_600_000_000_000
+
+
 class Streams:
     """`streams("store.latency")` is the same sequence for the same seed, whoever else draws what."""
 
@@ -29,8 +33,7 @@ class Streams:
 class SimClock:
     """One node's wall clock: virtual time plus this node's skew. It may jump, also backwards, as real clocks do."""
 
-    def __init__(self, virtual_ns: Callable[[], int], epoch_ns: int = 1_767_225_600_000_000_000, skew_ns: int = 0) -> None:
-        # The default epoch is 2026-01-01T00:00:00Z: a plausible date, far from zero, so that a forgotten offset shows.
+    def __init__(self, virtual_ns: Callable[[], int], epoch_ns: int = EPOCH_NS, skew_ns: int = 0) -> None:
         self._virtual_ns = virtual_ns
         self._epoch_ns = epoch_ns
         self.skew_ns = skew_ns

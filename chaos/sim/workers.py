@@ -348,7 +348,7 @@ class SimWorker:
     async def _toil(self, task: Any, takes_s: float) -> bool:
         """Works, with a heartbeat every half second. True = it was asked to stop."""
         until = running_loop().time() + takes_s
-        while (left_s := until - running_loop().time()) > 0:
+        while (left_s := until - running_loop().time()) > 1e-6:
             await asyncio.sleep(min(left_s, 0.5))
             if left_s > 0.5:
                 beat = api.RecordActivityTaskHeartbeatRequest(

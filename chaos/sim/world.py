@@ -31,7 +31,7 @@ from cluster.frontend.handlers.services import Services
 from cluster.frontend.handlers.task_queues import load_task_queue_configs
 from cluster.frontend.methods import METHODS
 from cluster.frontend.service import Frontend
-from cluster.frontend.tokens import Tokens, load_keys
+from cluster.tokens import Tokens, load_keys
 from cluster.history.service import HistoryService
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching

@@ -35,8 +35,8 @@ from cluster.core.entry import (
     WorkerNote,
 )
 from cluster.core.events import ATTRIBUTES_FIELD, parse_event
-from cluster.core.table import APPLIERS, FLUSHERS, IllegalTransition
 from cluster.core.state import RequestSeen, RunState, decode_state
+from cluster.core.table import APPLIERS, FLUSHERS, IllegalTransition
 
 
 def apply_entry(state: RunState, entry: Entry) -> RunState:

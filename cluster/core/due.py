@@ -85,6 +85,7 @@ def _expire(t: Transition) -> list[Transition]:
         return []
     failure = Failure(
         message="workflow timeout",
+        source="Server",
         timeout_failure_info=TimeoutFailureInfo(timeout_type=TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE),
     )
     after = next_after(state, t.now, failure)

@@ -10,8 +10,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from cluster.core.effects import effects
+from cluster.core.errors import CallerError
 from cluster.core.events import join_framed
 from cluster.core.state import encode_state
+from cluster.history.events import BLOB_BRANCH
 from cluster.history.run import Run
 from cluster.stores.base import HistoryBlob, RunKey, Snapshot, StoreError
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from cluster.history.shard import Shard
 
 SLICE_RUNS = 200
-BLOB_BRANCH = 0
 
 
 class Checkpointer:
@@ -29,6 +30,7 @@ class Checkpointer:
         self._shard = shard
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
+        self._lock = asyncio.Lock()
 
     def request(self) -> None:
         """Something changed: a checkpoint comes within the interval, or at once when the journal is long."""
@@ -61,53 +63,65 @@ class Checkpointer:
             await self.write()
         except StoreError as error:
             self._shard.fail(error)
+        except CallerError:
+            if self._shard.is_open:  # else the journal failed meanwhile, and the shard is replayed
+                raise
         finally:
             self._is_running = False
         if self._shard.is_open and self._shard.dirty:
             self.request()
 
     async def write(self) -> None:
-        """Writes all that is dirty now. Raises StoreError; then nothing is lost, the journal still holds it."""
+        """Writes all that is dirty now. Raises StoreError, or UNAVAILABLE if the journal fails; nothing is lost then."""
+        async with self._lock:  # the cut of one must not overtake the rows of another
+            await self._write()
+
+    async def _write(self) -> None:
         shard = self._shard
         journal = shard.journal
         cut = journal.seal()
         journal.entries_since_cut = journal.bytes_since_cut = 0
         keys = list(shard.dirty)
         for start in range(0, len(keys), SLICE_RUNS):
-            await self._write_slice(keys[start : start + SLICE_RUNS], 0)
-        await journal.durable(cut) if cut > journal.durable_position else None
+            await self._write_slice(keys[start : start + SLICE_RUNS])
+        if cut > journal.durable_position:
+            await journal.durable(cut)
         if shard.is_open:
-            await shard.store.checkpoint(shard.lease, [], [], [], cut)
+            truncate_to = cut if shard.truncation_max is None else min(cut, shard.truncation_max)
+            await shard.store.checkpoint(shard.lease, [], [], [], truncate_to)
             shard.evict_idle()
 
-    async def _write_slice(self, keys: list[RunKey], truncate_to: int) -> None:
+    async def _write_slice(self, keys: list[RunKey]) -> None:
         shard = self._shard
         position = shard.journal.seal()  # whatever changes a run from here on lies in a later record
-        taken: list[tuple[Run, int, int]] = []
+        written: list[tuple[Run, int, int, int]] = []
         snapshots: list[Snapshot] = []
         blobs: list[HistoryBlob] = []
-        deletions: list[RunKey] = []
-        for key in keys:
-            run = shard.dirty.pop(key, None)
-            if run is None:
+        gone: list[Run] = []
+        for run in [run for key in keys if (run := shard.dirty.pop(key, None)) is not None]:
+            state, is_fed = run.state, shard.is_fed(run)
+            if state.is_deleted and is_fed and not (effects(state) and shard.knows_namespace(state.namespace_id)):
+                gone.append(run)
                 continue
-            run.is_dirty = False
-            if run.state.is_deleted:
-                deletions.append(key)
-                shard.forget(run)
-                continue
-            snapshots.append(snapshot_of(run, shard.is_fed(run), shard.wake_of(run.state)))
+            if state.is_deleted or not is_fed:
+                shard.mark_dirty(run)  # looked at again, until it can be deleted, or its row can say its real time
+                if run.row_position == run.position:
+                    continue
+            snapshots.append(snapshot_of(run, is_fed, shard.wake_of(state)))
             if run.tail:
-                blobs.append(
-                    HistoryBlob(key, BLOB_BRANCH, run.stored_event_id + 1, run.last_event_id, join_framed(run.tail))
-                )
-            taken.append((run, len(run.tail), run.last_event_id))
+                events = join_framed(run.tail)
+                blobs.append(HistoryBlob(run.key, BLOB_BRANCH, run.stored_event_id + 1, run.last_event_id, events))
+            written.append((run, len(run.tail), run.last_event_id, run.position))
         if position > shard.journal.durable_position:
             await shard.journal.durable(position)
-        await shard.store.checkpoint(shard.lease, snapshots, blobs, deletions, truncate_to)
-        for run, tail_count, last_event_id in taken:
+        await shard.store.checkpoint(shard.lease, snapshots, blobs, [run.key for run in gone], 0)
+        for run, tail_count, last_event_id, row_position in written:
             del run.tail[:tail_count]
             run.stored_event_id = last_event_id
+            run.row_position = row_position
+            run.is_dirty = run.key in shard.dirty
+        for run in gone:  # not earlier: until now the store would have shown it to readers
+            shard.forget(run)
 
 
 def snapshot_of(run: Run, is_fed: bool, wake_at: int) -> Snapshot:

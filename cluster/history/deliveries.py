@@ -180,8 +180,10 @@ class Deliveries:
         await self._record(shard, run, lambda t: external.record_cancel_answer(t, initiated, failed))
 
     async def _on_other(self, run: Run, wish: Any, is_child_only: bool, decide: Callable[[Transition], Any]) -> None:
-        """One transition of another run, which may have to be a child of this one."""
+        """One transition of another run, which may have to be a child of this one. A workflow cannot reach itself this way."""
         target = wish.workflow_execution
+        if (wish.namespace_id, target.workflow_id) == (run.key.namespace_id, run.key.workflow_id):
+            raise lifecycle.unknown_run(target.workflow_id, target.run_id)
 
         def checked(t: Transition) -> None:
             parent = t.state.parent
@@ -224,7 +226,7 @@ class Deliveries:
             if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
                 lifecycle.request_cancel(
                     t,
-                    cause="by parent close policy",
+                    cause="",
                     identity=IDENTITY,
                     request_id=one.request_id,
                     external_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
@@ -247,15 +249,21 @@ def _request_of_child(initiated: HistoryEvent, request_id: str) -> StartWorkflow
         workflow_id=wish.workflow_id,
         workflow_type=wish.workflow_type,
         task_queue=wish.task_queue,
-        workflow_execution_timeout=wish.workflow_execution_timeout,
-        workflow_run_timeout=wish.workflow_run_timeout,
-        workflow_task_timeout=wish.workflow_task_timeout,
         request_id=request_id,
         workflow_id_reuse_policy=wish.workflow_id_reuse_policy,
         cron_schedule=wish.cron_schedule,
-        header=wish.header,
     )
-    for field in ("input", "retry_policy", "memo", "search_attributes", "priority"):
+    for field in (
+        "workflow_execution_timeout",
+        "workflow_run_timeout",
+        "workflow_task_timeout",
+        "header",
+        "input",
+        "retry_policy",
+        "memo",
+        "search_attributes",
+        "priority",
+    ):
         if wish.HasField(field):
             getattr(request, field).CopyFrom(getattr(wish, field))
     if initiated.HasField("user_metadata"):

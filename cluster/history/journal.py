@@ -14,7 +14,7 @@ from cluster.config import ShardConfig
 from cluster.core.entry import encode_group
 from cluster.core.errors import CallerError, unavailable
 from cluster.seams import Spawn
-from cluster.stores.base import Lease, Store, StoreError
+from cluster.stores.base import Lease, Store, StoreError, StoreUnknown
 
 
 class Group:
@@ -66,15 +66,16 @@ class Journal:
         """The position of the last group that has entries."""
         return self._groups[-1].position if self._groups else self.durable_position
 
-    def add(self, entry: bytes) -> int:
-        """Takes an entry; returns the position of its group. Raises UNAVAILABLE after a failure."""
+    def add(self, *entries: bytes) -> int:
+        """Takes entries that become durable together; returns the position of their group. Raises UNAVAILABLE after a failure."""
         if self.failure is not None:
             raise shard_is_moving()
         group = self._forming()
-        group.entries.append(entry)
-        group.data_bytes += len(entry)
-        self.entries_since_cut += 1
-        self.bytes_since_cut += len(entry)
+        group.entries.extend(entries)
+        added_bytes = sum(map(len, entries))
+        group.data_bytes += added_bytes
+        self.entries_since_cut += len(entries)
+        self.bytes_since_cut += added_bytes
         if group.data_bytes >= self._config.group_bytes_max or len(group.entries) >= self._config.group_entries_max:
             self.seal()
         if not self._is_writing:
@@ -120,6 +121,10 @@ class Journal:
             self._groups.append(Group(self._sealed_position + 1))
         return self._groups[-1]
 
+    def _fail(self, error: StoreError) -> None:
+        self.end(error)
+        self._on_failure(error)
+
     def _has_failed(self) -> bool:
         return self.failure is not None
 
@@ -130,9 +135,11 @@ class Journal:
             try:
                 await self._store.append(self._lease, group.position, encode_group(group.entries))
             except StoreError as error:
-                self.end(error)
-                self._on_failure(error)
+                self._fail(error)
                 return
+            except Exception as error:  # a store that breaks its contract: what it did is not known
+                self._fail(StoreUnknown(f"append ended with {error!r}"))
+                raise
             if self._has_failed():
                 return  # the shard was given up meanwhile
             self._groups.popleft()

@@ -195,8 +195,7 @@ def query_answer(
         workflow_execution=WorkflowExecution(workflow_id=state.workflow_id, run_id=state.run_id),
         workflow_type=WorkflowType(name=state.workflow_type),
         previous_started_event_id=state.last_completed_started_id,
-        started_event_id=state.last_completed_started_id,
-        attempt=1,
+        attempt=1,  # started_event_id stays 0: a query starts nothing
         workflow_execution_task_queue=TaskQueue(name=state.task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
         query=query,
     )

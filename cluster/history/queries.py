@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from cluster.core.errors import CallerError, Code, failed_precondition
-from cluster.core.state import Status
+from cluster.core.state import RunState, Status
 from cluster.history.run import Run
 
 if TYPE_CHECKING:
@@ -81,13 +81,13 @@ async def query_workflow(
 ) -> QueryWorkflowResponse:
     """deadline: loop.time() seconds. Raises CallerError."""
     run = await shard.find(namespace.id, request.execution.workflow_id, request.execution.run_id)
-    await shard.durable(run)
-    rejected = _reject(run, request.query_reject_condition)
+    rejected = _reject(await shard.read(run), request.query_reject_condition)
     if rejected is not None:
         return rejected
     loop = asyncio.get_running_loop()
     until = deadline if deadline is not None else loop.time() + WAIT_S_DEFAULT
-    await _first_task_completed(run, until)
+    if not _waits_for_first_task(run):
+        await _first_task_completed(run, until)
     state = run.state
     if state.is_open and state.task is not None and state.task.events_written and not state.paused_at:
         return await _ride(shard, run, request.query, until)
@@ -98,18 +98,24 @@ async def query_workflow(
     return await service.query_directly(shard, run, request.query, until)
 
 
-def _reject(run: Run, condition: int) -> QueryWorkflowResponse | None:
-    status = run.state.status
+def _reject(state: RunState, condition: int) -> QueryWorkflowResponse | None:
+    status = state.status
     conditions = QueryRejectCondition
     if condition == conditions.QUERY_REJECT_CONDITION_NOT_OPEN:
-        is_rejected = not run.state.is_open
+        is_rejected = not state.is_open
     elif condition == conditions.QUERY_REJECT_CONDITION_NOT_COMPLETED_CLEANLY:
-        is_rejected = not run.state.is_open and status not in (Status.COMPLETED, Status.CONTINUED_AS_NEW)
+        is_rejected = not state.is_open and status not in (Status.COMPLETED, Status.CONTINUED_AS_NEW)
     else:
         is_rejected = False
     if not is_rejected:
         return None
     return QueryWorkflowResponse(query_rejected=QueryRejected(status=WorkflowExecutionStatus.ValueType(status)))
+
+
+def _waits_for_first_task(run: Run) -> bool:
+    """Nobody has taken the first task yet: the query rides with it."""
+    task = run.state.task
+    return run.state.last_completed_id == 0 and task is not None and not task.is_started and task.events_written
 
 
 async def _first_task_completed(run: Run, until: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.core.entry import Entry, Flushed
 from cluster.core.state import RunState
+from cluster.history.journal import shard_is_moving
 from cluster.stores.base import RunKey
 
 
@@ -24,6 +25,7 @@ class Run:
         "position",
         "queries",
         "rejected",
+        "row_position",
         "shutdown_sticky",
         "state",
         "stored_event_id",
@@ -39,6 +41,7 @@ class Run:
         self.is_current = is_current
         self.position = position
         self.stored_event_id = stored_event_id
+        self.row_position = 0  # position of the row that the store has; 0 = none that this process knows of
         self.tail: list[bytes] = []
         self.is_dirty = False
         self.is_evicted = False
@@ -66,7 +69,10 @@ class Run:
     def changed(self) -> asyncio.Future[None]:
         """Done at the next durable change of this run."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(future)
+        if self.is_evicted:
+            future.set_exception(shard_is_moving())  # its changes happen elsewhere now
+        else:
+            self.waiters.append(future)
         return future
 
     def wake_waiters(self) -> None:

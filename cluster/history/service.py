@@ -40,13 +40,14 @@ from cluster.history.visibility_feed import VisibilityFeed
 from cluster.matching.tasks import QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
 from cluster.namespaces.record import NamespaceRecord
 from cluster.seams import Clock, Ids, Spawn
-from cluster.stores.base import RunKey, ShardId, Store, StoreError
+from cluster.stores.base import RunKey, ShardId, Store, StoreError, StoreUnavailable
 
 log = structlog.get_logger("history")
 
 OPEN_BACKOFF_S_FIRST = 0.05
 OPEN_BACKOFF_S_MAX = 5.0
 OPEN_WAIT_S_MAX = 10.0
+SHUTTING_DOWN = "This node is shutting down: retry, another node or its next start will answer."
 
 
 class Namespaces(Protocol):
@@ -101,18 +102,19 @@ class HistoryService:
     async def start(self) -> None:
         """Opens every shard; what was outstanding goes on."""
         self.matching.bind(self, self._sticky_hint_gone)
-        await asyncio.gather(*(self.shard(number) for number in range(self.shards_count)))
+        await asyncio.gather(*(asyncio.shield(self._open_once(number)) for number in range(self.shards_count)))
 
     async def close(self) -> None:
         """Checkpoints and gives up the shards."""
         self._is_closed = True
         for opening in list(self._opening.values()):
-            opening.cancel()
+            if not opening.done():
+                opening.set_exception(unavailable(SHUTTING_DOWN))
+        await self.feed.close()  # first, so that the rows of the last checkpoint owe nothing
         for shard in list(self._shards.values()):
             self.outstanding.forget_shard(shard.id)
             await shard.close()
         self._shards.clear()
-        await self.feed.close()
 
     def shard_number(self, namespace_id: str, workflow_id: str) -> int:
         digest = hashlib.blake2b(f"{namespace_id}/{workflow_id}".encode(), digest_size=4).digest()
@@ -124,13 +126,21 @@ class HistoryService:
         if shard is not None:
             return shard
         if self._is_closed:
-            raise unavailable("This node is shutting down: retry, another node or its next start will answer.")
+            raise unavailable(SHUTTING_DOWN)
+        try:
+            async with asyncio.timeout(OPEN_WAIT_S_MAX):
+                return await asyncio.shield(self._open_once(number))
+        except TimeoutError:
+            raise unavailable("The shard of this workflow is still recovering: retry with the same request id.") from None
+
+    def _open_once(self, number: int) -> asyncio.Future[Shard]:
         opening = self._opening.get(number)
         if opening is None:
             opening = asyncio.get_running_loop().create_future()
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be that nobody waits
             self._opening[number] = opening
             self.spawn(self._open(number, opening), f"open-shard-{number}")
-        return await asyncio.shield(opening)
+        return opening
 
     async def shard_of(self, namespace_id: str, workflow_id: str) -> Shard:
         return await self.shard(self.shard_number(namespace_id, workflow_id))
@@ -155,9 +165,15 @@ class HistoryService:
             shard.on_wake = self._on_wake
             try:
                 await shard.open(self._owner)
-            except StoreError as error:
+            except (StoreError, CallerError) as error:  # CallerError: its journal failed while it was looking for what is due
                 log.warning("shard cannot be opened yet, will be tried again", shard=number, error=repr(error))
-                shard.fail(error)
+                shard.fail(error if isinstance(error, StoreError) else StoreUnavailable(error.message))
+            except Exception as error:  # such as a record of a newer version: another try would not help
+                self._opening.pop(number, None)
+                if not opening.done():
+                    opening.set_exception(error)
+                raise
+            if not shard.is_open:
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, OPEN_BACKOFF_S_MAX)
                 continue
@@ -168,17 +184,15 @@ class HistoryService:
             return
         self._opening.pop(number, None)
         if not opening.done():
-            opening.set_exception(unavailable("This node is shutting down."))
+            opening.set_exception(unavailable(SHUTTING_DOWN))
 
     def _on_failed(self, shard: Shard) -> None:
-        if self._shards.get(shard.id) is shard:
-            del self._shards[shard.id]
-            self.outstanding.forget_shard(shard.id)
-            self.feed.forget_shard(shard)
-            if not self._is_closed and shard.id not in self._opening:
-                opening: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
-                self._opening[shard.id] = opening
-                self.spawn(self._open(shard.id, opening), f"open-shard-{shard.id}")
+        self.feed.forget_shard(shard)
+        if self._shards.get(shard.id, shard) is not shard:
+            return
+        self.outstanding.forget_shard(shard.id)
+        if self._shards.pop(shard.id, None) is not None and not self._is_closed:
+            self._open_once(shard.id)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -207,9 +221,13 @@ class HistoryService:
         """One transition of a run, wherever it lives. Raises CallerError."""
         self.namespaces.by_id(namespace_id)
         shard = await self.shard_of(namespace_id, workflow_id)
-        run = await shard.find(namespace_id, workflow_id, run_id)
-        t = shard.begin(run)
-        decide(t)
+        try:
+            run = await shard.find(namespace_id, workflow_id, run_id)
+            t = shard.begin(run)
+            decide(t)
+        except CallerError:
+            await shard.all_durable()
+            raise
         await shard.commit((run, t))
 
     async def start_child(
@@ -218,7 +236,11 @@ class HistoryService:
         """The run id of the child, started now or by an earlier try."""
         namespace = self.namespaces.by_id(namespace_id)
         shard = await self.shard_of(namespace.id, request.workflow_id)
-        outcome = await start_or_find(shard, namespace.id, request, parent=parent, root=root)
+        try:
+            outcome = await start_or_find(shard, namespace.id, request, parent=parent, root=root)
+        except CallerError:
+            await shard.all_durable()
+            raise
         return outcome.run_id
 
     async def tell_parent(self, parent: ParentLink, execution: WorkflowExecution, close: HistoryEvent) -> None:
@@ -243,7 +265,8 @@ class HistoryService:
                 return await self._ask(shard, run, query, state.sticky_queue, True, b"", until - remaining_s / 2)
             except (StickyWorkerUnavailable, CallerError) as error:
                 log.info("sticky worker did not answer a query", run=run.key, error=str(error))
-        history = join_framed(await shard.events(run, 1, run.last_event_id))
+        last = (await shard.read(run)).next_event_id - 1
+        history = join_framed(await shard.events(run, 1, last))
         return await self._ask(shard, run, query, state.task_queue, False, history, until)
 
     async def _ask(
@@ -299,8 +322,7 @@ class HistoryService:
         self.feed.take(shard, run)
         if run.state.is_deleted:
             run.fail_waiters(lifecycle.unknown_run(run.key.workflow_id, run.key.run_id))
-        else:
-            self.outstanding.reconcile(shard, run)
+        self.outstanding.reconcile(shard, run)  # a deleted run's parent and children must still hear of its end
 
     def _on_wake(self, shard: Shard, run: Run) -> None:
         state = run.state
@@ -312,12 +334,17 @@ class HistoryService:
             log.warning("a run of an unknown namespace has a due timer", run=run.key, error=error.message)
             return
         successors: list[Transition] = []
-        if state.is_open:
-            successors = decide_due(t)
-        elif shard.wake_of(state) <= t.now and not run.active:
-            t.note(DeletedNote("retention"))
+        try:
+            if state.is_open:
+                successors = decide_due(t)
+            elif shard.wake_of(state) <= t.now and not run.active:
+                t.note(DeletedNote("retention"))
+        except Exception:  # a poison run: its time is looked at again, the others' goes on
+            log.exception("a run's due timers cannot be done", run=run.key)
+            shard.set_wake_again(run)
+            return
         if t.is_empty:
-            shard.set_wake(run)
+            shard.set_wake_again(run)
             return
         self._ignore(shard.commit((run, t), *((None, successor) for successor in successors)))
 

@@ -11,28 +11,29 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import structlog
 
 from cluster.config import Limits, ShardConfig
-from cluster.core.apply import apply_entry, new_state
 from cluster.core.due import wake_at
-from cluster.core.entry import decode_group, encode_entry
-from cluster.core.errors import CallerError, Code
-from cluster.core.events import split_framed
+from cluster.core.effects import effects
+from cluster.core.entry import Entry, encode_entry
+from cluster.core.errors import CallerError
 from cluster.core.machines import lifecycle
-from cluster.core.state import RunState, decode_state
+from cluster.core.state import RunState, SnapshotFormatError, decode_state
 from cluster.core.transition import Context, Transition
-from cluster.history.checkpoint import BLOB_BRANCH, Checkpointer
+from cluster.history.checkpoint import Checkpointer
+from cluster.history.events import data_loss, read_events
 from cluster.history.journal import Group, Journal, shard_is_moving
+from cluster.history.recovery import Replay
 from cluster.history.run import Run
-from cluster.history.wakeups import Wakeups
+from cluster.history.sweep import Sweep
 from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import CorruptRecord, Lease, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
 
 log = structlog.get_logger("history")
 
-DUE_PAGE = 500
-
+LOADED_RUNS_MAX = 1_000  # above twice the idle bound, reading alone makes runs leave memory
 
 class Shard:
     """See the module's text. `after_commit(run)` is called for each run whose change has become durable."""
@@ -63,6 +64,9 @@ class Shard:
         self.journal: Journal
         self.runs: dict[RunKey, Run] = {}
         self.dirty: dict[RunKey, Run] = {}
+        self.set_aside_runs: dict[RunKey, str] = {}  # runs that could not be replayed, and why
+        self.truncation_max: int | None = None  # the journal keeps what lies behind, for the sake of those
+        self.left_count = 0  # how often a run left memory
         self.is_open = False
         self.is_fed = is_fed
         self._current: dict[tuple[str, str], Run] = {}
@@ -72,11 +76,9 @@ class Shard:
         self._retention_ns = retention_ns
         self._after_commit = after_commit
         self._on_failed = on_failed
-        self._checkpointer = Checkpointer(self)
-        self._sweep: asyncio.TimerHandle | None = None
-        self._swept_until = 0  # what is due before that is in memory or in the heap
-        self.wakeups = Wakeups(clock, self._on_wake)
         self.on_wake: Callable[[Shard, Run], None] = lambda shard, run: None
+        self._checkpointer = Checkpointer(self)
+        self._sweep = Sweep(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -87,49 +89,40 @@ class Shard:
         self.journal = Journal(
             self.store, self.lease, last, self.config, self.spawn, self._on_durable, lambda error: self.fail(error)
         )
-        await self._replay(truncated_to)
+        await Replay(self).run(truncated_to)
         self.is_open = True
         for run in list(self.runs.values()):
-            self._settle(run)
-        await self._sweep_due()
-        if self.dirty:
+            self.settle(run)
+        await self._sweep.look()
+        if self.dirty and self.is_open:
             self._checkpointer.request()
 
-    async def _replay(self, after: int) -> None:
-        while records := await self.store.read_journal(self.id, after):
-            for record in records:
-                for entry in decode_group(record.data):
-                    key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
-                    run = self.runs.get(key) or await self._load_for_replay(key)
-                    if run is None:
-                        run = Run(key, new_state(*_parts(key)), is_current=False, position=0, stored_event_id=0)
-                        self.runs[key] = run
-                    if record.position <= run.position and not run.is_dirty:
-                        continue  # the row contains it already
-                    is_first = run.state.next_event_id == 1
-                    state = apply_entry(run.state, entry)
-                    if is_first and entry.first_event_id > 1:  # begins with a stored prefix
-                        run.stored_event_id = entry.first_event_id - 1
-                    run.take(state, entry)
-                    run.position = record.position
-                    self._mark_dirty(run)
-                    if is_first:
-                        self._become_current(run)
-            after = records[-1].position
+    def take_replayed(self, run: Run, state: RunState, entry: Entry, position: int, is_first: bool) -> None:
+        """An entry of the journal that the run's row did not contain."""
+        run.take(state, entry)
+        run.position = position
+        self.mark_dirty(run)
+        if is_first:
+            self._become_current(run)
+        elif state.is_deleted and self._current.get(_name(run.key)) is run:
+            del self._current[_name(run.key)]  # the store's pointer may name a run that came after it
 
-    async def _load_for_replay(self, key: RunKey) -> Run | None:
-        row = await self.store.load(self.id, key)
-        if row is None:
-            return None
-        run = self._admit(row)
-        return run
+    def set_aside(self, key: RunKey, reason: str, position: int) -> None:
+        """A run that cannot be replayed: it answers DATA_LOSS, the shard goes on."""
+        log.error("a run cannot be replayed and is set aside", run=key, shard=self.id, reason=reason)
+        self.set_aside_runs[key] = reason
+        self.truncation_max = min(position - 1, position if self.truncation_max is None else self.truncation_max)
+        run = self.runs.get(key)
+        if run is not None:
+            self.dirty.pop(key, None)
+            self.forget(run)
 
     async def close(self) -> None:
         """Ends in good order: what is dirty is checkpointed, nobody is left waiting."""
         if self.is_open:
             try:
                 await self._checkpointer.write()
-            except StoreError as error:
+            except (StoreError, CallerError) as error:
                 log.warning("checkpoint at close failed; the journal will be replayed", shard=self.id, error=str(error))
         self._end()
 
@@ -145,9 +138,7 @@ class Shard:
     def _end(self) -> None:
         self.is_open = False
         self._checkpointer.close()
-        self.wakeups.close()
-        if self._sweep is not None:
-            self._sweep.cancel()
+        self._sweep.close()
         if hasattr(self, "journal"):
             self.journal.end(StoreUnavailable("shard closed"))
         for run in self.runs.values():
@@ -163,7 +154,9 @@ class Shard:
         """The run, from memory or its row. Raises CallerError."""
         run = self.runs.get(key)
         if run is None:
+            self._refuse_set_aside(key)
             run = await self._load_once(key, lambda: self.store.load(self.id, key))
+            run = self.runs.get(key, run)
         return None if run is None or run.state.is_deleted else run
 
     async def current(self, namespace_id: str, workflow_id: str) -> Run | None:
@@ -198,25 +191,44 @@ class Shard:
         return run
 
     async def _load(self, load: Callable[[], Any]) -> Run | None:
-        try:
-            row: Snapshot | None = await load()
-        except CorruptRecord as error:
-            raise CallerError(
-                Code.DATA_LOSS, f"The stored state of this workflow is corrupt: {error}. Restore it from another region or a backup."
-            ) from error
-        except StoreError as error:
-            raise shard_is_moving() from error
+        while True:
+            left_count = self.left_count
+            try:
+                row: Snapshot | None = await load()
+            except CorruptRecord as error:
+                raise data_loss("state", str(error)) from error
+            except StoreError as error:
+                raise shard_is_moving() from error
+            self.require_open()
+            run = self.runs.get(row.key) if row is not None else None
+            if run is not None or left_count == self.left_count:
+                break  # else a run left memory during the read, which may have been older than its row
         if row is None:
             return None
-        self.require_open()
-        run = self.runs.get(row.key)
         if run is None:
-            run = self._admit(row)
-            self._settle(run)
+            self._refuse_set_aside(row.key)
+            try:
+                run = self.admit(row)
+            except CorruptRecord as error:
+                raise data_loss("state", str(error)) from error
+            self.settle(run)
+            if len(self.runs) > 2 * self.config.idle_runs_in_memory_max + LOADED_RUNS_MAX:
+                self.evict_idle(run)
+        elif row.is_current and _name(row.key) not in self._current:
+            run.is_current = True
+            self._current[_name(row.key)] = run
         return run
 
-    def _admit(self, row: Snapshot) -> Run:
-        state = decode_state(row.data)
+    def _refuse_set_aside(self, key: RunKey) -> None:
+        if (reason := self.set_aside_runs.get(key)) is not None:
+            raise data_loss("state", reason)
+
+    def admit(self, row: Snapshot) -> Run:
+        """A row becomes a run in memory. Raises CorruptRecord."""
+        try:
+            state = decode_state(row.data)
+        except (SnapshotFormatError, msgspec.MsgspecError) as error:
+            raise CorruptRecord(f"the row of {row.key} cannot be read: {error}", key=row.key) from error
         run = Run(
             row.key,
             state,
@@ -224,73 +236,75 @@ class Shard:
             position=row.changed_position,
             stored_event_id=state.next_event_id - 1,
         )
-        run.fed = feed_signature(state)
+        run.row_position = row.changed_position
         self.runs[row.key] = run
         if row.is_current:
-            self._current.setdefault((row.key.namespace_id, row.key.workflow_id), run)
+            # A run in memory may have become current since the row was written.
+            run.is_current = self._current.setdefault(_name(row.key), run) is run
+        if row.wake_at != 0:
+            run.fed = feed_signature(state)
+        elif state.is_deleted or not effects(state):
+            self.mark_dirty(run)  # owed its visibility row alone: once that is written, the row gets its real time
         return run
 
     async def events(self, run: Run, first: int, last: int) -> list[bytes]:
         """Encoded events first..last of a run, from the store and the tail. Raises CallerError."""
-        if first > last:
-            return []
-        tail_first = run.stored_event_id + 1
-        tail = run.tail
-        if first >= tail_first:
-            return tail[first - tail_first : last - tail_first + 1]
-        state_tail = list(tail) if last >= tail_first else []
-        try:
-            blobs = await self.store.history(self.id, run.key, BLOB_BRANCH, first, min(last, tail_first - 1))
-        except CorruptRecord as error:
-            raise CallerError(
-                Code.DATA_LOSS, f"The stored history of this workflow is corrupt: {error}. Restore it from another region or a backup."
-            ) from error
-        except StoreError as error:
-            raise shard_is_moving() from error
-        found: list[bytes] = []
-        for blob in blobs:
-            for offset, event in enumerate(split_framed(blob.data)):
-                if first <= blob.first_event_id + offset <= min(last, tail_first - 1):
-                    found.append(event)
-        if len(found) != min(last, tail_first - 1) - first + 1:
-            raise CallerError(Code.DATA_LOSS, f"History events {first} to {last} of run {run.key.run_id} are not all there.")
-        return found + state_tail[: last - tail_first + 1]
+        return await read_events(self.store, self.id, run, first, last)
 
     # --- writing --------------------------------------------------------------------------------------------------------
 
     def context(self, namespace_id: str) -> Context:
         return Context(self._namespace_name(namespace_id), self.clock.now_ns(), self.ids, self.limits)
 
-    def begin(self, run: Run) -> Transition:
+    def knows_namespace(self, namespace_id: str) -> bool:
+        try:
+            return bool(self._namespace_name(namespace_id))
+        except CallerError:
+            return False
+
+    def begin(self, run: Run, context: Context | None = None) -> Transition:
         """A transition of this run, decided at once and committed without an await in between."""
-        return Transition(run.state, self.context(run.key.namespace_id))
+        return Transition(run.state, context or self.context(run.key.namespace_id))
 
     def commit(self, *changes: tuple[Run | None, Transition]) -> asyncio.Future[None]:
         """Applies transitions (run None = a new run) as one append; the future is done when it is durable."""
         self.require_open()
-        position = 0
-        for run, t in changes:
-            if run is not None and t.is_empty:
-                position = max(position, run.position)
-                continue
+        written = [(run, t) for run, t in changes if run is None or not t.is_empty]
+        if not written:
+            return self.journal.durable(max((run.position for run, _ in changes if run is not None), default=0))
+        for run, t in written:
             if run is not None and run.is_evicted:
                 raise shard_is_moving()
-            entry = t.entry()
-            position = self.journal.add(encode_entry(entry))
-            if run is None:
-                key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
-                assert key not in self.runs, "a run id is made once"
-                run = Run(key, t.state, is_current=False, position=position, stored_event_id=entry.first_event_id - 1)
-                self.runs[key] = run
-                self._become_current(run)
-            run.take(t.state, entry)
-            run.position = position
-            for notice in t.notices:
-                run.rejected[notice.update_id] = notice.failure
-            self._mark_dirty(run)
-            self._touched.setdefault(position, {})[run.key] = run
+            assert run is None or run.state.transition_count == t.state.transition_count, "the run changed during the decision"
+        entries = [t.entry() for _, t in written]
+        position = self.journal.add(*map(encode_entry, entries))
+        for (run, t), entry in zip(written, entries, strict=True):
+            self._take(run or self._new_run(entry), t, entry, position)
         self._checkpointer.request()
         return self.journal.durable(position)
+
+    def _new_run(self, entry: Entry) -> Run:
+        key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
+        assert key not in self.runs, "a run id is made once"
+        state = RunState(key.namespace_id, key.workflow_id, key.run_id)
+        run = Run(key, state, is_current=False, position=0, stored_event_id=entry.first_event_id - 1)
+        self.runs[key] = run
+        self._become_current(run)
+        return run
+
+    def _take(self, run: Run, t: Transition, entry: Entry, position: int) -> None:
+        run.take(t.state, entry)
+        run.position = position
+        for notice in t.notices:
+            run.rejected[notice.update_id] = notice.failure
+        self.mark_dirty(run)
+        self._touched.setdefault(position, {})[run.key] = run
+
+    async def read(self, run: Run) -> RunState:
+        """What the run shows now, once that is durable; it may have gone on by then. Raises UNAVAILABLE."""
+        state = run.state
+        await self.durable(run)
+        return state
 
     def durable(self, run: Run) -> asyncio.Future[None]:
         """Done when what this run shows now is durable: reads wait for it."""
@@ -298,7 +312,8 @@ class Shard:
 
     async def all_durable(self) -> None:
         """Returns when everything this shard has taken so far is durable. Raises UNAVAILABLE."""
-        if self.is_open and self.journal.last_position > self.journal.durable_position:
+        self.require_open()
+        if self.journal.last_position > self.journal.durable_position:
             await self.journal.durable(self.journal.last_position)
 
     def is_durable(self, run: Run) -> bool:
@@ -311,20 +326,19 @@ class Shard:
     def forget(self, run: Run) -> None:
         """Drops a run from memory (evicted, or deleted)."""
         run.is_evicted = True
+        self.left_count += 1
         self.runs.pop(run.key, None)
-        name = (run.key.namespace_id, run.key.workflow_id)
-        if self._current.get(name) is run:
-            del self._current[name]
+        if self._current.get(_name(run.key)) is run:
+            del self._current[_name(run.key)]
         run.fail_waiters(shard_is_moving())
-        if run.state.is_deleted:
-            self.wakeups.set(run.key, 0)
+        self._sweep.run_leaves(run)
 
-    def evict_idle(self) -> None:
+    def evict_idle(self, spared: Run | None = None) -> None:
         """Clean and idle runs above the bound leave memory, least recently used first."""
         excess = len(self.runs) - self.config.idle_runs_in_memory_max
         if excess <= 0:
             return
-        idle = [run for run in self.runs.values() if self._is_idle(run)]
+        idle = [run for run in self.runs.values() if run is not spared and self._is_idle(run)]
         idle.sort(key=lambda run: run.used_at)
         for run in idle[:excess]:
             self.forget(run)
@@ -339,12 +353,12 @@ class Shard:
             or not self.is_durable(run)
         )
 
-    def _mark_dirty(self, run: Run) -> None:
+    def mark_dirty(self, run: Run) -> None:
         run.is_dirty = True
         self.dirty[run.key] = run
 
     def _become_current(self, run: Run) -> None:
-        name = (run.key.namespace_id, run.key.workflow_id)
+        name = _name(run.key)
         former = self._current.get(name)
         if former is not None:
             former.is_current = False
@@ -354,10 +368,13 @@ class Shard:
     def _on_durable(self, group: Group) -> None:
         for run in self._touched.pop(group.position, {}).values():
             if self.is_durable(run) and not run.is_evicted:
-                self._settle(run)
+                try:
+                    self.settle(run)
+                except Exception:  # one run's trouble must not end the journal of all
+                    log.exception("a run could not be settled after its commit", run=run.key, shard=self.id)
                 run.wake_waiters()
 
-    def _settle(self, run: Run) -> None:
+    def settle(self, run: Run) -> None:
         """Makes the outside agree with a durable state: wake-up, effects, visibility."""
         run.used_at = asyncio.get_running_loop().time()
         self._after_commit(self, run)
@@ -366,9 +383,10 @@ class Shard:
     # --- timers ---------------------------------------------------------------------------------------------------------
 
     def set_wake(self, run: Run) -> None:
-        at = run.wake_at = self.wake_of(run.state)
-        horizon = self.clock.now_ns() + self.config.timer_horizon_ns
-        self.wakeups.set(run.key, at if at and at <= horizon else 0)
+        self._sweep.set(run)
+
+    def set_wake_again(self, run: Run) -> None:
+        self._sweep.set_again(run)
 
     def wake_of(self, state: RunState) -> int:
         """An open run's earliest timer, a closed run's end of retention."""
@@ -376,62 +394,11 @@ class Shard:
             return wake_at(state)
         return state.closed_at + self._retention_ns(state.namespace_id)
 
-    def _on_wake(self, key: RunKey, at: int) -> None:
-        run = self.runs.get(key)
-        if run is not None:
-            self.on_wake(self, run)
-        else:
-            self.spawn(self._load_and_wake(key), f"wake-{self.id}")
-
-    async def _load_and_wake(self, key: RunKey) -> None:
-        try:
-            run = await self.run(key)
-        except CallerError as error:
-            log.error("a run with a due timer cannot be loaded", run=key, error=error.message)
-            return
-        if run is not None:
-            self.on_wake(self, run)
-
-    async def _sweep_due(self) -> None:
-        """Brings what the store's index says is due soon (or owed) into memory, again and again."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-        until = self.clock.now_ns() + self.config.timer_horizon_ns
-        after = (self._swept_until + 1, RunKey("", "", "")) if self._swept_until else None
-        while True:
-            rows = await self.store.due(self.id, until, DUE_PAGE, after)
-            for key in rows.corrupt:
-                log.error("a run's row is corrupt; the run is left alone", run=key, shard=self.id)
-            for row in rows:
-                if row.key not in self.runs:
-                    run = self._admit(row)
-                    run.fed = () if row.wake_at == 0 else run.fed
-                    self._settle(run)
-            if len(rows) < DUE_PAGE:
-                break
-            after = (rows[-1].wake_at or 0, rows[-1].key)
-        self._swept_until = until
-        delay_s = self.config.timer_horizon_ns / 2 / 1e9
-        self._sweep = asyncio.get_running_loop().call_later(delay_s, self._start_sweep)
-
-    def _start_sweep(self) -> None:
-        self._sweep = None
-        if self.is_open:
-            self.spawn(self._sweep_again(), f"sweep-{self.id}")
-
-    async def _sweep_again(self) -> None:
-        for run in list(self.runs.values()):
-            self.set_wake(run)
-        try:
-            await self._sweep_due()
-        except StoreError as error:
-            self.fail(error)
-
 
 def feed_signature(state: RunState) -> tuple[Any, ...]:
     """What the visibility row shows; when it changes, the row is written again."""
     return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted)
 
 
-def _parts(key: RunKey) -> tuple[str, str, str]:
-    return key.namespace_id, key.workflow_id, key.run_id
+def _name(key: RunKey) -> tuple[str, str]:
+    return key.namespace_id, key.workflow_id

@@ -30,18 +30,19 @@ class VisibilityFeed:
     def __init__(self, visibility: VisibilityStore, spawn: Spawn) -> None:
         self._visibility = visibility
         self._spawn = spawn
-        self._waiting: dict[RunKey, tuple[Shard, Run]] = {}
+        self._waiting: dict[RunKey, tuple[Shard, VisibilityRow | None]] = {}  # None: the run is deleted
         self._writing: set[RunKey] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
+        self._lock = asyncio.Lock()
 
     def take(self, shard: Shard, run: Run) -> None:
-        """Called with a durable state."""
+        """Called with a durable state; the row is made of that, not of what may have come by the time it is written."""
         signature = feed_signature(run.state)
         if run.fed == signature:
             return
         run.fed = signature
-        self._waiting[run.key] = (shard, run)
+        self._waiting[run.key] = (shard, None if run.state.is_deleted else row_of(run))
         if self._timer is None and not self._is_running:
             self._timer = asyncio.get_running_loop().call_later(DELAY_S, self._start)
 
@@ -59,26 +60,33 @@ class VisibilityFeed:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        try:
+            await self.flush()
+        except VisibilityUnavailable as error:
+            log.warning("visibility rows will be written at the next start", waiting=len(self._waiting), error=str(error))
 
     async def flush(self) -> None:
         """Writes what waits now. Raises VisibilityUnavailable."""
-        while self._waiting:
-            batch = [self._waiting.pop(key) for key in list(self._waiting)[:BATCH_ROWS]]
-            self._writing = {run.key for _, run in batch}
-            try:
-                rows = [row_of(run) for _, run in batch if not run.state.is_deleted]
-                if rows:
-                    await self._visibility.upsert(rows)
-                gone = [run.key for _, run in batch if run.state.is_deleted]
-                if gone:
-                    await self._visibility.delete(gone)
-            except VisibilityUnavailable:
-                for shard, run in batch:
-                    if shard.is_open:
-                        self._waiting.setdefault(run.key, (shard, run))
-                raise
-            finally:
-                self._writing = set()
+        async with self._lock:
+            while self._waiting:
+                await self._write({key: self._waiting.pop(key) for key in list(self._waiting)[:BATCH_ROWS]})
+
+    async def _write(self, batch: dict[RunKey, tuple[Shard, VisibilityRow | None]]) -> None:
+        self._writing = set(batch)
+        try:
+            rows = [row for _, row in batch.values() if row is not None]
+            if rows:
+                await self._visibility.upsert(rows)
+            gone = [key for key, (_, row) in batch.items() if row is None]
+            if gone:
+                await self._visibility.delete(gone)
+        except BaseException:
+            for key, (shard, row) in batch.items():
+                if shard.is_open:
+                    self._waiting.setdefault(key, (shard, row))
+            raise
+        finally:
+            self._writing = set()
 
     def _start(self) -> None:
         self._timer = None

@@ -13,6 +13,7 @@ from cluster.seams import Clock
 from cluster.stores.base import RunKey
 
 _EARLIEST_S = 0.0
+_OVERRIDDEN_MAX = 1_000  # stale entries beyond those that count twice
 
 
 class Wakeups:
@@ -37,6 +38,9 @@ class Wakeups:
         if self._wanted.get(key) == at:
             return
         self._wanted[key] = at
+        if len(self._heap) > 2 * len(self._wanted) + _OVERRIDDEN_MAX:
+            self._heap = [(wanted_at, wanted) for wanted, wanted_at in self._wanted.items() if wanted != key]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (at, key))
         if self._timer is None or at < self._timer_at:
             self._arm()
@@ -61,9 +65,11 @@ class Wakeups:
     def _fire(self) -> None:
         self._timer = None
         now = self._clock.now_ns()
-        while self._heap and self._heap[0][0] <= now:
-            at, key = heapq.heappop(self._heap)
-            if self._wanted.get(key) == at:
-                del self._wanted[key]
-                self._wake(key, at)
-        self._arm()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                at, key = heapq.heappop(self._heap)
+                if self._wanted.get(key) == at:
+                    del self._wanted[key]
+                    self._wake(key, at)
+        finally:
+            self._arm()  # one key's trouble must not stop the others' time

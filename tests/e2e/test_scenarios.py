@@ -18,7 +18,7 @@ from tests.e2e.registry import ITEMS
 from tests.e2e.running import Outcome, run_scenarios
 from tests.e2e.scenarios import SCENARIOS
 
-JOBS = 8
+JOBS = 12
 NAMES = sorted(SCENARIOS)
 Outcomes = dict[str, Outcome]
 

@@ -23,11 +23,13 @@ TEMPERS = (("plausible", 0.35), ("spoiled", 0.4), ("careless", 0.15), ("hostile"
 BADNESS = {"plausible": 0.0, "spoiled": 0.0, "careless": 0.1, "hostile": 0.6}
 # Without these most requests mean nothing, so they are nearly always there.
 KEY_FIELDS = frozenset(
-    """namespace workflow_execution execution workflow_id task_queue workflow_type name request_id signal_name query query_type
-    update_ref update_id request meta input wait_policy activity_id activity_type timer_id task_token operations start_workflow
-    update_workflow identity reason update_mask scheduled_event_id workflow_task_finish_event_id start_to_fire_timeout
-    start_to_close_timeout command_type id protocol_instance_id message_id type_url value config activity activity_options
-    workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields payloads data metadata""".split()
+    (
+        "namespace workflow_execution execution workflow_id task_queue workflow_type name request_id signal_name query query_type request "
+        "update_ref update_id meta input wait_policy activity_id activity_type timer_id task_token operations start_workflow command_type "
+        "update_workflow identity reason update_mask scheduled_event_id workflow_task_finish_event_id start_to_fire_timeout message_id "
+        "start_to_close_timeout id protocol_instance_id type_url value config activity activity_options workflow_execution_options "
+        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields payloads data metadata "
+    ).split()
 )
 NAMESPACE_CALLS = frozenset({"UpdateNamespace", "DeprecateNamespace", "DeleteNamespace", "RegisterNamespace"})
 PURPOSES = {
@@ -58,6 +60,8 @@ class MessageMaker:
     def make(self, form: type[Message]) -> Any:
         message = form()
         self.fill(message, 0)
+        if self.call == "ExecuteMultiOperation" and self.badness < 0.5:
+            _start_and_update(self, message)
         if self.temper == "spoiled":
             for _ in range(self.rng.choice((1, 1, 2, 3))):
                 self.spoil(message)
@@ -79,7 +83,7 @@ class MessageMaker:
         for field in descriptor.fields:
             group = field.containing_oneof
             if group is not None and len(group.fields) > 1:
-                if chosen[group.name] != field.name or (depth == 0 and not self._wants(field, depth)):
+                if chosen[group.name] != field.name or (depth == 0 and self.rng.random() > 0.97):
                     continue
             elif not self._wants(field, depth):
                 continue
@@ -89,7 +93,7 @@ class MessageMaker:
         if field.message_type is not None and (depth >= DEPTH_MAX or self.messages_left <= 0):
             return False
         if field.name in KEY_FIELDS:
-            return self.rng.random() < (0.97 if self.badness < 0.5 else 0.7)
+            return self.rng.random() < (0.99 if self.badness < 0.5 else 0.7)
         if field.name.startswith("versioning") or field.name in ("deployment_options", "time_skipping_config"):
             return self.rng.random() < self.density / 10  # not built: most servers refuse the whole request
         return self.rng.random() < self.density
@@ -132,11 +136,16 @@ class MessageMaker:
         for _ in range(200 if bad and self.rng.random() < 0.1 else self.rng.randrange(3)):
             key = self.scalar(key_field, bad)
             if key_field.type == FieldDescriptor.TYPE_STRING and not bad:
-                key = self.rng.choice(values.ATTRIBUTES) if field.name in ("indexed_fields", "search_attributes") else f"k{key}"
+                key = self._attribute(field, key)
             if value.message_type is not None:
                 self._fill_child(entries[key], depth, bad)
             else:
                 entries[key] = self.scalar(value, bad)
+
+    def _attribute(self, field: FieldDescriptor, key: Any) -> str:
+        if field.name == "search_attributes":
+            return f"New{self.rng.randrange(20)}"
+        return self.rng.choice(values.ATTRIBUTES) if field.name == "indexed_fields" else f"k{key}"
 
     # --- scalars ------------------------------------------------------------------------------------------------------
     def scalar(self, field: FieldDescriptor, bad: bool) -> Any:
@@ -163,8 +172,9 @@ class MessageMaker:
         holder = field.containing_type.full_name if field.containing_type is not None else ""
         if bad:
             if field.name == "namespace" and self.rng.random() < 0.6:
-                return self.rng.choice((OTHER, "nowhere", "temporal-system", ""))
-            if field.name == "query" and "List" in holder or field.name == "query" and "Count" in holder:
+                foreign = "nobody" if self.call in NAMESPACE_CALLS else OTHER
+                return self.rng.choice((foreign, "nowhere", "temporal-system", ""))
+            if (field.name == "query" and "List" in holder) or (field.name == "query" and "Count" in holder):
                 return self.rng.choice(values.BAD_QUERIES)
             if field.name == "cron_schedule":
                 return self.rng.choice(values.BAD_CRONS)
@@ -221,6 +231,17 @@ def _places(message: Any) -> Iterator[tuple[Any, FieldDescriptor]]:
                 yield from _places(item)
         else:
             yield from _places(value)
+
+
+def _start_and_update(maker: MessageMaker, message: Any) -> None:
+    """The only pair that is served: anything else is refused before it is read."""
+    del message.operations[:]
+    start, update = message.operations.add().start_workflow, message.operations.add().update_workflow
+    maker.fill(start, 1)
+    maker.fill(update, 1)
+    start.cron_schedule, start.request_eager_execution = "", False
+    start.ClearField("workflow_start_delay")
+    update.workflow_execution.workflow_id, update.workflow_execution.run_id = start.workflow_id, ""
 
 
 # --- types with a form of their own ---------------------------------------------------------------------------------------
@@ -296,7 +317,7 @@ def _namespace(maker: MessageMaker) -> str:
 
 
 def _namespace_id(maker: MessageMaker) -> str:
-    return "" if maker.call in NAMESPACE_CALLS else maker.rng.choice(["", *maker.pools.namespace_ids])
+    return maker.rng.choice(maker.pools.namespace_ids) if maker.rng.random() < 0.05 and maker.call not in NAMESPACE_CALLS else ""
 
 
 def _by_name() -> dict[str, Callable[[MessageMaker], str]]:
@@ -326,6 +347,6 @@ def _by_name() -> dict[str, Callable[[MessageMaker], str]]:
         "cron_schedule": lambda maker: maker.rng.choice(values.CRONS),
         "identity": one_of("fuzz", "fuzz-2"),
         "url": one_of("http://localhost:9/callback", "https://example.com/x", "temporal://system"),
-        "search_attributes": lambda maker: maker.rng.choice((*values.ATTRIBUTES, f"New{maker.rng.randrange(20)}")),
+        "search_attributes": lambda maker: f"New{maker.rng.randrange(20)}",  # removed ones are missing in later requests
         "worker_instance_key": one_of("worker-1", "worker-2"),
     }

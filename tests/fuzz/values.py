@@ -41,7 +41,7 @@ BAD_QUERIES = (
     "ExecutionStatus = 'Nothing'", "ExecutionDuration > '-1x'", "WorkflowId = 'a\x00b'", "FuzzText LIKE '%'", "*", "WorkflowId",
     "ExecutionTime = '0000-00-00T00:00:00Z'", "StartTime = '0001-01-01T00:00:00Z'",
 )  # fmt: skip
-CRONS = ("", "", "", "@every 1h", "0 12 * * *", "CRON_TZ=Europe/Berlin 15 3 * * 1-5")
+CRONS = (*[""] * 12, "@every 1h", "0 12 * * *", "CRON_TZ=Europe/Berlin 15 3 * * 1-5")
 BAD_CRONS = (
     "every now and then", "* * * *", "99 * * * *", "@every -1s", "@every 0s", "@every 99999999999h", "0 0 31 2 *", "CRON_TZ=Nowhere * * * * *",
     "*/0 * * * *", "1-0 * * * *", "@every", "@every 1e99s", "CRON_TZ=../../etc/passwd * * * * *", "* " * 500, "CRON_TZ= * * * * *",

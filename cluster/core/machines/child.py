@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 from msgspec.structs import replace
-from temporalio.api.command.v1 import Command
+from temporalio.api.command.v1 import Command, StartChildWorkflowExecutionCommandAttributes
 from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import (
     CommandType,
@@ -22,6 +22,7 @@ from temporalio.api.enums.v1 import (
     WorkflowIdReusePolicy,
     WorkflowTaskFailedCause,
 )
+from temporalio.api.errordetails.v1 import NamespaceNotFoundFailure
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import (
     ChildWorkflowExecutionCanceledEventAttributes,
@@ -38,12 +39,21 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 
 from cluster.core.cron import CronError, parse_cron
 from cluster.core.entry import ChildDoneNote, OutboxNote
+from cluster.core.errors import CallerError, not_found
 from cluster.core.events import duration, duration_ns
 from cluster.core.machines import workflow_task
-from cluster.core.machines.commands import BadCommand, Completion, command
+from cluster.core.machines.commands import (
+    BadCommand,
+    Completion,
+    check_queue,
+    check_search_attributes,
+    check_size,
+    command,
+)
 from cluster.core.machines.start import task_timeout_ns
-from cluster.core.table import Table, applies, on_flush
+from cluster.core.retry import check_duration, validate, with_defaults
 from cluster.core.state import Child, RunState, Status
+from cluster.core.table import Table, applies, on_flush
 from cluster.core.transition import Transition
 
 TABLE = Table(
@@ -133,32 +143,30 @@ for _type, _trigger in (
 
 @command(CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION)
 def _start_child(c: Completion, command: Command) -> None:
+    what = "StartChildWorkflowExecutionCommand"
     wish = command.start_child_workflow_execution_command_attributes
     if not command.HasField("start_child_workflow_execution_command_attributes"):
-        raise BadCommand(
-            _BAD, "StartChildWorkflowExecutionCommandAttributes is not set on StartChildWorkflowExecutionCommand."
-        )
+        raise BadCommand(_BAD, f"StartChildWorkflowExecutionCommandAttributes is not set on {what}.")
     t, state, limits = c.t, c.t.state, c.t.context.limits
-    _validate(c, wish)
+    namespace_id, namespace = resolve(c, wish.namespace)
+    _validate(c, wish, namespace)
     if len(state.children) >= limits.pending_children_max:
         raise BadCommand(
             WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_CHILD_WORKFLOWS_LIMIT_EXCEEDED,
             f"the number of pending child workflow executions, {len(state.children)}, "
             f"has reached the per-workflow limit of {limits.pending_children_max}",
         )
-    namespace_id, namespace = resolve(c, wish.namespace, _BAD)
     execution_ns = duration_ns(wish.workflow_execution_timeout)
     run_ns = duration_ns(wish.workflow_run_timeout) or execution_ns
     if execution_ns:
         run_ns = min(run_ns, execution_ns)
-    task_ns = task_timeout_ns(duration_ns(wish.workflow_task_timeout) or state.task_timeout_ns, run_ns, limits)
+    task_ns = task_timeout_ns(duration_ns(wish.workflow_task_timeout), run_ns, limits)
     attributes = StartChildWorkflowExecutionInitiatedEventAttributes(
         namespace=namespace,
         namespace_id=namespace_id,
         workflow_id=wish.workflow_id,
         workflow_type=wish.workflow_type,
         task_queue=TaskQueue(name=wish.task_queue.name or state.task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
-        workflow_execution_timeout=duration(execution_ns),
         workflow_run_timeout=duration(run_ns),
         workflow_task_timeout=duration(task_ns),
         parent_close_policy=wish.parent_close_policy or ParentClosePolicy.PARENT_CLOSE_POLICY_TERMINATE,
@@ -168,57 +176,75 @@ def _start_child(c: Completion, command: Command) -> None:
         or WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
         cron_schedule=wish.cron_schedule,
         inherit_build_id=wish.inherit_build_id,
-        header=wish.header,
     )
-    for field in ("input", "retry_policy", "memo", "search_attributes", "priority"):
+    for field in ("workflow_execution_timeout", "input", "header", "memo", "search_attributes", "priority"):
         if wish.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(wish, field))
+    if wish.HasField("retry_policy"):
+        attributes.retry_policy.CopyFrom(with_defaults(wish.retry_policy, limits))
     metadata = command.user_metadata if command.HasField("user_metadata") else None
     event = t.add(EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED, attributes, user_metadata=metadata)
     t.note(OutboxNote(event.event_id, t.context.ids.uuid()))
+    c.initiated_child_ids.add(wish.workflow_id)
 
 
-def _validate(c: Completion, wish: Any) -> None:
-    limit = c.t.context.limits.id_bytes_max
-    if not wish.workflow_id:
-        raise BadCommand(_BAD, "Required field WorkflowId is not set on StartChildWorkflowExecutionCommand.")
-    if not wish.workflow_type.name:
-        raise BadCommand(
-            _BAD, f"Required field WorkflowType is not set on StartChildWorkflowExecutionCommand. WorkflowId={wish.workflow_id}"
-        )
-    for what, text in (
-        ("WorkflowId", wish.workflow_id),
-        ("WorkflowType", wish.workflow_type.name),
-        ("TaskQueue", wish.task_queue.name),
-        ("Namespace", wish.namespace),
-    ):
-        if len(text.encode()) > limit:
-            raise BadCommand(_BAD, f"{what} on StartChildWorkflowExecutionCommand exceeds length limit.")
-    for what, span in (
-        ("WorkflowExecutionTimeout", wish.workflow_execution_timeout),
-        ("WorkflowRunTimeout", wish.workflow_run_timeout),
-        ("WorkflowTaskTimeout", wish.workflow_task_timeout),
-    ):
-        if duration_ns(span) < 0:
-            raise BadCommand(_BAD, f"Invalid {what} on StartChildWorkflowExecutionCommand: it is negative.")
+def _validate(c: Completion, wish: StartChildWorkflowExecutionCommandAttributes, namespace: str) -> None:
+    """Raises BadCommand in the public server's words."""
+    what, limits = "StartChildWorkflowExecutionCommand", c.t.context.limits
+    workflow_id, workflow_type = wish.workflow_id, wish.workflow_type.name
+    if not workflow_id:
+        text = f"Required field WorkflowId is not set on {what}. WorkflowType={workflow_type} Namespace={namespace}"
+        raise BadCommand(_BAD, text)
+    if not workflow_type:
+        text = f"Required field WorkflowType is not set on {what}. WorkflowId={workflow_id} Namespace={namespace}"
+        raise BadCommand(_BAD, text)
+    where = f"WorkflowId={workflow_id} WorkflowType={workflow_type} Namespace={namespace}"
+    size_max = limits.id_bytes_max
+    for name, value in (("WorkflowId", workflow_id), ("WorkflowType", workflow_type)):
+        size = len(value.encode())
+        if size > size_max:
+            shown = where.replace(f"{name}={value}", f"{name}={value} Length={size} Limit={size_max}")
+            raise BadCommand(_BAD, f"{name} on {what} exceeds length limit. {shown}")
+    try:
+        for name, span in (
+            ("WorkflowExecutionTimeout", wish.workflow_execution_timeout),
+            ("WorkflowRunTimeout", wish.workflow_run_timeout),
+            ("WorkflowTaskTimeout", wish.workflow_task_timeout),
+        ):
+            check_duration(span, f"Invalid {name} on {what}", f". {where}")
+    except CallerError as error:
+        raise BadCommand(_BAD, error.message) from error
+    if wish.HasField("retry_policy"):
+        try:
+            validate(with_defaults(wish.retry_policy, limits))
+        except CallerError as error:
+            raise BadCommand(_BAD, f"invalid WorkflowRetryPolicy on {what}: {error.message}. {where}") from error
     if wish.cron_schedule:
         try:
             parse_cron(wish.cron_schedule)
         except CronError as error:
-            raise BadCommand(_BAD, f"Invalid CronSchedule on StartChildWorkflowExecutionCommand: {error}") from error
+            raise BadCommand(_BAD, f"invalid CronSchedule on {what}: invalid CronSchedule.. {where}") from error
+    check_search_attributes(c, wish.search_attributes)
+    queue = wish.task_queue.name or c.t.state.task_queue
     try:
-        c.check_search_attributes(wish.search_attributes)
+        check_queue(queue, size_max)
     except ValueError as error:
-        raise BadCommand(_BAD, f"Invalid SearchAttributes on StartChildWorkflowExecutionCommand: {error}") from error
+        text = f"invalid TaskQueue on {what}: {error}. {where} TaskQueue=name:\"{queue}\" kind:TASK_QUEUE_KIND_NORMAL"
+        raise BadCommand(_BAD, text) from error
+    check_size(
+        c, wish.input.ByteSize(), _BAD, "StartChildWorkflowExecutionCommandAttributes. Input exceeds size limit."
+    )
+    memo_text = "StartChildWorkflowExecutionCommandAttributes.Memo exceeds size limit."
+    check_size(c, wish.memo.ByteSize(), _BAD, memo_text, limit=limits.memo_bytes_max)
 
 
-def resolve(c: Completion, name: str, cause: WorkflowTaskFailedCause.ValueType) -> tuple[str, str]:
-    """(id, name) of the namespace a command names; its own where it names none."""
-    if not name:
+def resolve(c: Completion, name: str) -> tuple[str, str]:
+    """(id, name) of the namespace a command names; its own where it names none. Raises CallerError NOT_FOUND."""
+    if not name or name == c.t.context.namespace:
         return c.t.state.namespace_id, c.t.context.namespace
     found = c.resolve_namespace(name)
     if found is None:
-        raise BadCommand(cause, f"Unable to get namespace {name}: it does not exist, or commands may not reach it.")
+        raise not_found(f"Namespace {name} is not found.", NamespaceNotFoundFailure(namespace=name))
     return found
 
 
@@ -237,7 +263,7 @@ def record_started(t: Transition, initiated: HistoryEvent, run_id: str) -> bool:
             initiated_event_id=child.initiated_event_id,
             workflow_execution=WorkflowExecution(workflow_id=child.workflow_id, run_id=run_id),
             workflow_type=WorkflowType(name=child.workflow_type),
-            header=attributes.header,
+            header=attributes.header if attributes.HasField("header") else None,
         ),
     )
     workflow_task.schedule(t)
@@ -262,7 +288,6 @@ def record_start_failed(
             cause=cause,
             control=attributes.control,
             initiated_event_id=child.initiated_event_id,
-            workflow_task_completed_event_id=attributes.workflow_task_completed_event_id,
         ),
     )
     workflow_task.schedule(t)
@@ -334,6 +359,17 @@ def close_policy_done(t: Transition, initiated_event_id: int) -> None:
         return
     TABLE.step(position(t.state, initiated_event_id), "policy done")
     t.note(ChildDoneNote(initiated_event_id))
+
+
+def is_wanted_after_close(state: RunState, child: Child) -> bool:
+    """Whether a child that is to outlive its parent, and that nobody has started yet, is started all the same.
+
+    Not if it was wished for in the very answer that ended the parent: the public server never gets to it either.
+    """
+    if child.parent_close_policy != ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
+        return False
+    ended_by_itself = state.status in (Status.COMPLETED, Status.FAILED, Status.CANCELED, Status.CONTINUED_AS_NEW)
+    return not (ended_by_itself and child.initiated_event_id > state.last_completed_id)
 
 
 def owes_close_policy(state: RunState) -> list[Child]:

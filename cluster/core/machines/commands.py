@@ -104,11 +104,20 @@ def check_queue(name: str, limit: int) -> None:
 
 
 def check_size(
-    size_bytes: int, c: Completion, cause: WorkflowTaskFailedCause.ValueType, message: str, *, limit: int = 0
+    c: Completion, size_bytes: int, cause: WorkflowTaskFailedCause.ValueType, message: str, *, limit: int = 0
 ) -> None:
-    """A payload over the limit ends the run: its worker would send it again for ever."""
+    """A payload over the limit (0 = the one of payloads) ends the run: its worker would send it again for ever."""
     if size_bytes > (limit or c.t.context.limits.payload_bytes_max):
         raise BadCommand(cause, message, terminates=True)
+
+
+def check_search_attributes(c: Completion, attributes: Any) -> None:
+    """Raises BadCommand if names, types or sizes are not as they must be. Fills in the types."""
+    bad = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
+    try:
+        c.check_search_attributes(attributes)
+    except ValueError as error:
+        raise BadCommand(bad, str(error)) from error
 
 
 CommandHandler = Callable[[Completion, Command], None]

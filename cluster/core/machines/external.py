@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from temporalio.api.command.v1 import Command
@@ -26,9 +27,9 @@ from temporalio.api.history.v1 import (
 from cluster.core.entry import OutboxNote
 from cluster.core.machines import workflow_task
 from cluster.core.machines.child import resolve
-from cluster.core.machines.commands import BadCommand, Completion, command
-from cluster.core.table import Table, applies
+from cluster.core.machines.commands import BadCommand, Completion, check_size, command
 from cluster.core.state import ExternalCancel, ExternalSignal, RunState
+from cluster.core.table import Table, applies
 from cluster.core.transition import Transition
 
 SIGNAL_TABLE = Table(
@@ -50,6 +51,9 @@ CANCEL_TABLE = Table(
 
 _BAD_SIGNAL = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SIGNAL_WORKFLOW_EXECUTION_ATTRIBUTES
 _BAD_CANCEL = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_ATTRIBUTES
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def _signal_position(state: RunState, initiated_event_id: int) -> str:
@@ -102,42 +106,46 @@ def _cancel_failed(state: RunState, event: HistoryEvent, attributes: Any) -> Non
 # --- decide ------------------------------------------------------------------------------------------------------------
 
 
-def _check_ids(c: Completion, cause: WorkflowTaskFailedCause.ValueType, what: str, *texts: tuple[str, str]) -> None:
-    limit = c.t.context.limits.id_bytes_max
-    for name, text in texts:
-        if len(text.encode()) > limit:
-            raise BadCommand(cause, f"{name} on {what} exceeds length limit.")
+def _require_run_id(text: str, cause: WorkflowTaskFailedCause.ValueType, message: str) -> None:
+    if text and not _UUID.fullmatch(text):
+        raise BadCommand(cause, message)
 
 
 @command(CommandType.COMMAND_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION)
 def _signal(c: Completion, command: Command) -> None:
-    what = "SignalExternalWorkflowExecutionCommand"
+    what, limits = "SignalExternalWorkflowExecutionCommand", c.t.context.limits
+    wish = command.signal_external_workflow_execution_command_attributes
+    namespace_id, _ = resolve(c, wish.namespace)
     if not command.HasField("signal_external_workflow_execution_command_attributes"):
         raise BadCommand(_BAD_SIGNAL, f"SignalExternalWorkflowExecutionCommandAttributes is not set on {what}.")
-    wish = command.signal_external_workflow_execution_command_attributes
-    target = wish.execution
     if not wish.HasField("execution"):
         raise BadCommand(_BAD_SIGNAL, f"Execution is not set on {what}.")
+    target = wish.execution
+    where = f"Namespace={wish.namespace} RunId={target.run_id}"
     if not target.workflow_id:
-        raise BadCommand(_BAD_SIGNAL, f"WorkflowId is not set on {what}.")
+        raise BadCommand(_BAD_SIGNAL, f"WorkflowId is not set on {what}. {where} SignalName={wish.signal_name}")
+    size = len(target.workflow_id.encode())
+    if size > limits.id_bytes_max:
+        length = f"WorkflowId={target.workflow_id} Length={size} Limit={limits.id_bytes_max}"
+        text = f"WorkflowId on {what} exceeds length limit. {length} {where} SignalName={wish.signal_name}"
+        raise BadCommand(_BAD_SIGNAL, text)
+    where = f"WorkflowId={target.workflow_id} {where}"
+    _require_run_id(target.run_id, _BAD_SIGNAL, f"Invalid RunId set on {what}. {where} SignalName={wish.signal_name}")
     if not wish.signal_name:
-        raise BadCommand(_BAD_SIGNAL, f"SignalName is not set on {what}. WorkflowId={target.workflow_id}")
-    _check_ids(
-        c, _BAD_SIGNAL, what, ("WorkflowId", target.workflow_id), ("SignalName", wish.signal_name), ("Namespace", wish.namespace)
-    )
-    state, limits = c.t.state, c.t.context.limits
-    if len(state.signals_out) >= limits.pending_signals_max:
+        raise BadCommand(_BAD_SIGNAL, f"SignalName is not set on {what}. {where}")
+    if len(c.t.state.signals_out) >= limits.pending_signals_max:
         raise BadCommand(
             WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_SIGNALS_LIMIT_EXCEEDED,
-            f"the number of pending signals to external workflows, {len(state.signals_out)}, "
+            f"the number of pending signals to external workflows, {len(c.t.state.signals_out)}, "
             f"has reached the per-workflow limit of {limits.pending_signals_max}",
         )
-    namespace_id, namespace = resolve(c, wish.namespace, _BAD_SIGNAL)
+    size_text = "SignalExternalWorkflowExecutionCommandAttributes.Input exceeds size limit."
+    check_size(c, wish.input.ByteSize(), _BAD_SIGNAL, size_text)
     event = c.t.add(
         EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
         SignalExternalWorkflowExecutionInitiatedEventAttributes(
             workflow_task_completed_event_id=c.completed_event_id,
-            namespace=namespace,
+            namespace=wish.namespace,
             namespace_id=namespace_id,
             workflow_execution=target,
             signal_name=wish.signal_name,
@@ -153,26 +161,35 @@ def _signal(c: Completion, command: Command) -> None:
 
 @command(CommandType.COMMAND_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION)
 def _cancel(c: Completion, command: Command) -> None:
-    what = "RequestCancelExternalWorkflowExecutionCommand"
+    what, limits = "RequestCancelExternalWorkflowExecutionCommand", c.t.context.limits
+    wish = command.request_cancel_external_workflow_execution_command_attributes
+    namespace_id, _ = resolve(c, wish.namespace)
     if not command.HasField("request_cancel_external_workflow_execution_command_attributes"):
         raise BadCommand(_BAD_CANCEL, f"RequestCancelExternalWorkflowExecutionCommandAttributes is not set on {what}.")
-    wish = command.request_cancel_external_workflow_execution_command_attributes
     if not wish.workflow_id:
-        raise BadCommand(_BAD_CANCEL, f"WorkflowId is not set on {what}.")
-    _check_ids(c, _BAD_CANCEL, what, ("WorkflowId", wish.workflow_id), ("Namespace", wish.namespace))
-    state, limits = c.t.state, c.t.context.limits
-    if len(state.cancels_out) >= limits.pending_cancels_max:
+        text = f"WorkflowId is not set on {what}. Namespace={wish.namespace} RunId={wish.run_id}"
+        raise BadCommand(_BAD_CANCEL, text)
+    where = f"RunId={wish.run_id} Namespace={wish.namespace}"
+    size = len(wish.workflow_id.encode())
+    if size > limits.id_bytes_max:
+        length = f"WorkflowId={wish.workflow_id} Length={size} Limit={limits.id_bytes_max}"
+        raise BadCommand(_BAD_CANCEL, f"WorkflowId on {what} exceeds length limit. {length} {where}")
+    where = f"WorkflowId={wish.workflow_id} {where}"
+    _require_run_id(wish.run_id, _BAD_CANCEL, f"Invalid RunId set on {what}. {where}")
+    if wish.workflow_id in c.initiated_child_ids:
+        text = f"Start and RequestCancel for child workflow is not allowed in same workflow task. {where}"
+        raise BadCommand(_BAD_CANCEL, text)
+    if len(c.t.state.cancels_out) >= limits.pending_cancels_max:
         raise BadCommand(
             WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_REQUEST_CANCEL_LIMIT_EXCEEDED,
-            f"the number of pending requests to cancel external workflows, {len(state.cancels_out)}, "
+            f"the number of pending requests to cancel external workflows, {len(c.t.state.cancels_out)}, "
             f"has reached the per-workflow limit of {limits.pending_cancels_max}",
         )
-    namespace_id, namespace = resolve(c, wish.namespace, _BAD_CANCEL)
     event = c.t.add(
         EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_INITIATED,
         RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(
             workflow_task_completed_event_id=c.completed_event_id,
-            namespace=namespace,
+            namespace=wish.namespace,
             namespace_id=namespace_id,
             workflow_execution=WorkflowExecution(workflow_id=wish.workflow_id, run_id=wish.run_id),
             control=wish.control,
@@ -196,7 +213,7 @@ def record_signal_answer(
             EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_SIGNALED,
             ExternalWorkflowExecutionSignaledEventAttributes(
                 initiated_event_id=initiated.event_id,
-                namespace=wish.namespace,
+                namespace=wish.namespace or t.context.namespace,
                 namespace_id=wish.namespace_id,
                 workflow_execution=wish.workflow_execution,
                 control=wish.control,
@@ -207,8 +224,7 @@ def record_signal_answer(
             EventType.EVENT_TYPE_SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
             SignalExternalWorkflowExecutionFailedEventAttributes(
                 cause=failed,
-                workflow_task_completed_event_id=wish.workflow_task_completed_event_id,
-                namespace=wish.namespace,
+                namespace=wish.namespace or t.context.namespace,
                 namespace_id=wish.namespace_id,
                 workflow_execution=wish.workflow_execution,
                 initiated_event_id=initiated.event_id,
@@ -231,7 +247,7 @@ def record_cancel_answer(
             EventType.EVENT_TYPE_EXTERNAL_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
             ExternalWorkflowExecutionCancelRequestedEventAttributes(
                 initiated_event_id=initiated.event_id,
-                namespace=wish.namespace,
+                namespace=wish.namespace or t.context.namespace,
                 namespace_id=wish.namespace_id,
                 workflow_execution=wish.workflow_execution,
             ),
@@ -241,8 +257,7 @@ def record_cancel_answer(
             EventType.EVENT_TYPE_REQUEST_CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED,
             RequestCancelExternalWorkflowExecutionFailedEventAttributes(
                 cause=failed,
-                workflow_task_completed_event_id=wish.workflow_task_completed_event_id,
-                namespace=wish.namespace,
+                namespace=wish.namespace or t.context.namespace,
                 namespace_id=wish.namespace_id,
                 workflow_execution=wish.workflow_execution,
                 initiated_event_id=initiated.event_id,

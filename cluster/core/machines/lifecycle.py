@@ -7,8 +7,15 @@ start a run for a workflow id is decided in start.py.
 from __future__ import annotations
 
 from google.protobuf.message import Message
-from temporalio.api.common.v1 import Link, Payloads, WorkflowExecution
-from temporalio.api.enums.v1 import EventType, RetryState, WorkflowTaskFailedCause
+from temporalio.api.common.v1 import Link, Payloads, Priority, WorkflowExecution
+from temporalio.api.enums.v1 import (
+    EventType,
+    ResourceExhaustedCause,
+    ResourceExhaustedScope,
+    RetryState,
+    WorkflowTaskFailedCause,
+)
+from temporalio.api.errordetails.v1 import ResourceExhaustedFailure
 from temporalio.api.history.v1 import (
     HistoryEvent,
     WorkflowExecutionCanceledEventAttributes,
@@ -24,13 +31,15 @@ from temporalio.api.history.v1 import (
     WorkflowExecutionTimedOutEventAttributes,
     WorkflowExecutionUnpausedEventAttributes,
 )
+from temporalio.api.workflow.v1 import VersioningOverride
 
 from cluster.core.entry import CancelNote
-from cluster.core.errors import CallerError, failed_precondition, not_found, resource_exhausted
-from cluster.core.events import duration_ns, timestamp_ns
+from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found, resource_exhausted
+from cluster.core.events import timestamp_ns
 from cluster.core.machines import workflow_task
+from cluster.core.machines.started import take_links, take_started
+from cluster.core.state import Callback, RequestSeen, RunState, Status
 from cluster.core.table import Table, applies, on_flush
-from cluster.core.state import Callback, ParentLink, RequestSeen, RunState, Status
 from cluster.core.transition import Transition
 
 TABLE = Table(
@@ -53,15 +62,13 @@ TABLE = Table(
         ("paused", "WorkflowExecutionOptionsUpdated", "paused"),
         ("paused", "WorkflowExecutionTimedOut", "closed"),
         ("paused", "WorkflowExecutionTerminated", "closed"),
-        # A task that was started before the pause may still answer, and end the run.
-        ("paused", "WorkflowExecutionCompleted", "closed"),
-        ("paused", "WorkflowExecutionFailed", "closed"),
-        ("paused", "WorkflowExecutionCanceled", "closed"),
-        ("paused", "WorkflowExecutionContinuedAsNew", "closed"),
+        # A task that was started before the pause may still answer, but not end the run: the pause is news to its worker.
     ],
 )
 
 ALREADY_COMPLETED = "workflow execution already completed"
+TOO_MANY_SIGNALS = "exceeded workflow execution limit for signal events"
+HISTORY_SERVICE = "history-service"  # the identity of what the server does by itself
 
 
 def position(state: RunState) -> str:
@@ -78,50 +85,7 @@ def position(state: RunState) -> str:
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED)
 def _started(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionStartedEventAttributes) -> None:
     TABLE.step(position(state), "WorkflowExecutionStarted")
-    a = attributes
-    state.status = Status.RUNNING
-    state.started_at = timestamp_ns(event.event_time)
-    state.workflow_type = a.workflow_type.name
-    state.task_queue = a.task_queue.name
-    backoff_ns = duration_ns(a.first_workflow_task_backoff)
-    state.first_task_at = state.started_at + backoff_ns if backoff_ns else 0
-    state.execution_timeout_ns = duration_ns(a.workflow_execution_timeout)
-    state.run_timeout_ns = duration_ns(a.workflow_run_timeout)
-    state.task_timeout_ns = duration_ns(a.workflow_task_timeout)
-    state.execution_expires_at = timestamp_ns(a.workflow_execution_expiration_time)
-    state.first_run_id = a.first_execution_run_id
-    state.original_run_id = a.original_execution_run_id
-    state.continued_run_id = a.continued_execution_run_id
-    state.attempt = a.attempt
-    state.cron_schedule = a.cron_schedule
-    if a.HasField("retry_policy"):
-        state.retry_policy = a.retry_policy.SerializeToString()
-    if state.retry_policy or state.cron_schedule:
-        state.start_attributes = a.SerializeToString()
-    if a.HasField("parent_workflow_execution"):
-        state.parent = ParentLink(
-            namespace=a.parent_workflow_namespace,
-            namespace_id=a.parent_workflow_namespace_id,
-            workflow_id=a.parent_workflow_execution.workflow_id,
-            run_id=a.parent_workflow_execution.run_id,
-            initiated_event_id=a.parent_initiated_event_id,
-            initiated_version=a.parent_initiated_event_version,
-        )
-    state.root_workflow_id = a.root_workflow_execution.workflow_id or state.workflow_id
-    state.root_run_id = a.root_workflow_execution.run_id or a.first_execution_run_id
-    for key, payload in a.memo.fields.items():
-        state.memo[key] = payload.SerializeToString()
-    for key, payload in a.search_attributes.indexed_fields.items():
-        state.search_attributes[key] = payload.SerializeToString()
-    if a.HasField("priority"):
-        state.priority = a.priority.SerializeToString()
-    if a.HasField("versioning_override"):
-        state.versioning_override = a.versioning_override.SerializeToString()
-    for callback in a.completion_callbacks:
-        state.callbacks.append(Callback(callback.SerializeToString(), state.started_at))
-    if event.HasField("user_metadata"):
-        state.user_metadata = event.user_metadata.SerializeToString()
-    _take_links(state, event)
+    take_started(state, event, attributes)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
@@ -164,7 +128,7 @@ def _options_updated(
     at = timestamp_ns(event.event_time)
     for callback in attributes.attached_completion_callbacks:
         state.callbacks.append(Callback(callback.SerializeToString(), at, request_id=attributes.attached_request_id))
-    _take_links(state, event)
+    take_links(state, event)
 
 
 @on_flush(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED)
@@ -237,11 +201,7 @@ def _closed(state: RunState, event: HistoryEvent, trigger: str, status: Status, 
     state.timers.clear()
     state.start_attributes = b""
     state.paused_at = 0
-
-
-def _take_links(state: RunState, event: HistoryEvent) -> None:
-    for link in event.links:
-        state.links.append(link.SerializeToString())
+    state.buffered.clear()  # the outcome of a command of the very task that closes the run: nobody waits for it
 
 
 # --- decide ------------------------------------------------------------------------------------------------------------
@@ -259,17 +219,32 @@ def signal(
     *,
     schedules_task: bool = True,
 ) -> bool:
-    """An accepted signal is in the history once. Returns False for a request id that was seen before."""
+    """An accepted signal is in the history once. Returns False for a request id that was seen before.
+
+    Raises INVALID_ARGUMENT (TOO_MANY_SIGNALS) at the limit, and as `require_not_closing`.
+    """
     state = t.state
     require_open(state)
     if attributes.request_id and attributes.request_id in state.signal_request_ids:
         return False
     if state.signal_count >= t.context.limits.signals_per_run_max:
-        raise resource_exhausted("exceeded workflow execution limit for signal events")
+        raise invalid_argument(TOO_MANY_SIGNALS)
+    require_not_closing(state)
     t.add(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, attributes, links=links or ())
     if schedules_task and not is_waiting_for_first_task(state):
         workflow_task.schedule(t)
     return True
+
+
+def require_not_closing(state: RunState) -> None:
+    """A worker that could not end the run because of news is trying again: more news would keep it from it for ever."""
+    unhandled = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNHANDLED_COMMAND
+    if state.has_started_task and state.last_task_failed_cause == unhandled:
+        detail = ResourceExhaustedFailure(
+            cause=ResourceExhaustedCause.RESOURCE_EXHAUSTED_CAUSE_BUSY_WORKFLOW,
+            scope=ResourceExhaustedScope.RESOURCE_EXHAUSTED_SCOPE_NAMESPACE,
+        )
+        raise resource_exhausted("workflow operation can not be applied because workflow is closing", detail)
 
 
 def is_waiting_for_first_task(state: RunState) -> bool:
@@ -287,10 +262,12 @@ def request_cancel(
     external_execution: WorkflowExecution | None = None,
     links: list[Link] | None = None,
 ) -> bool:
-    """Asks the workflow to cancel itself. Returns False if that was asked before."""
+    """Asks the workflow to cancel itself, at once even if its first task was put off.
+
+    Returns False if that was asked before or the run has closed: nothing is left to cancel, which is what was wanted.
+    """
     state = t.state
-    require_open(state)
-    if state.cancel_requested:
+    if not state.is_open or state.cancel_requested:
         return False
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
@@ -304,8 +281,7 @@ def request_cancel(
     )
     if request_id:
         t.note(CancelNote(request_id))
-    if not is_waiting_for_first_task(state):
-        workflow_task.schedule(t)
+    workflow_task.schedule(t)
     return True
 
 
@@ -313,13 +289,13 @@ def close(t: Transition, event_type: EventType.ValueType, attributes: Message, l
     """The close that no worker asked for: a started task fails first, and what was buffered joins the history."""
     state = t.state
     require_open(state)
-    if state.has_started_task:
-        task = state.task
-        assert task is not None
-        if task.events_written:
-            workflow_task.fail(t, WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND)
-        else:
+    task = state.task
+    if task is not None and task.is_started:
+        if task.is_transient and not task.events_written:
             workflow_task.drop(t)
+        else:
+            cause = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_FORCE_CLOSE_COMMAND
+            workflow_task.fail(t, cause, identity=HISTORY_SERVICE)
     t.flush()
     t.add(event_type, attributes, links=links or ())
 
@@ -352,6 +328,7 @@ def pause(t: Transition, *, identity: str, reason: str, request_id: str) -> None
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_PAUSED,
         WorkflowExecutionPausedEventAttributes(identity=identity, reason=reason, request_id=request_id),
+        worker_may_ignore=True,
     )
 
 
@@ -363,9 +340,35 @@ def unpause(t: Transition, *, identity: str, reason: str, request_id: str) -> No
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UNPAUSED,
         WorkflowExecutionUnpausedEventAttributes(identity=identity, reason=reason, request_id=request_id),
+        worker_may_ignore=True,
     )
     if not is_waiting_for_first_task(state):
         workflow_task.schedule(t)
+
+
+def update_options(
+    t: Transition, *, versioning_override: VersioningOverride | None, priority: Priority | None, identity: str
+) -> bool:
+    """The run's options as a whole, after the caller has merged what changes. False = they were like this before.
+
+    None = the run shall have none. Both are told in the event, as the public server tells them.
+    """
+    state = t.state
+    require_open(state)
+    wanted = tuple(one.SerializeToString() if one is not None else b"" for one in (versioning_override, priority))
+    if wanted == (state.versioning_override, state.priority):
+        return False
+    t.add(
+        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
+        WorkflowExecutionOptionsUpdatedEventAttributes(
+            versioning_override=versioning_override,
+            unset_versioning_override=versioning_override is None,
+            priority=priority,
+            identity=identity,
+        ),
+        worker_may_ignore=True,
+    )
+    return True
 
 
 def run_expires_at(state: RunState) -> int:

@@ -42,11 +42,11 @@ from cluster.config import Limits
 from cluster.core.cron import next_cron_backoff
 from cluster.core.entry import RequestIdNote
 from cluster.core.errors import CallerError, Code
-from cluster.core.events import duration, duration_ns, duration_or_none, timestamp
+from cluster.core.events import duration, duration_ns, timestamp
 from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.retry import with_defaults
 from cluster.core.state import ParentLink, RunState, Status
 from cluster.core.transition import Context, Transition
-
 
 
 class Outcome(Enum):
@@ -96,7 +96,9 @@ def decide_id(
 
 
 def already_started(current: RunState, message: str) -> CallerError:
-    detail = WorkflowExecutionAlreadyStartedFailure(start_request_id=current.start_request_id, run_id=current.run_id)
+    detail = WorkflowExecutionAlreadyStartedFailure(
+        start_request_id=current.start_request_id, run_id=current.run_id, first_execution_run_id=current.first_run_id
+    )
     return CallerError(Code.ALREADY_EXISTS, message, detail)
 
 
@@ -116,7 +118,7 @@ def begin_run(
     eager_identity: whom the first task goes to with the reply; empty = it is offered on the task queue.
     """
     t = Transition.of_new_run(namespace_id, request.workflow_id, run_id, context)
-    attributes = started_attributes(request, run_id, context.now, context.limits)
+    attributes = started_attributes(request, run_id, context.limits)
     if parent is not None:
         attributes.parent_workflow_namespace = parent.namespace
         attributes.parent_workflow_namespace_id = parent.namespace_id
@@ -131,10 +133,14 @@ def begin_run(
         assert backoff_ns is not None, "validated at the edge"
         attributes.first_workflow_task_backoff.CopyFrom(duration(backoff_ns))
         attributes.initiator = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
+    if execution_ns := duration_ns(attributes.workflow_execution_timeout):  # the wait before the first task is not counted
+        expires_at = context.now + execution_ns + duration_ns(attributes.first_workflow_task_backoff)
+        attributes.workflow_execution_expiration_time.CopyFrom(timestamp(expires_at))
     if eager_identity and not duration_ns(attributes.first_workflow_task_backoff):
         attributes.eager_execution_accepted = True
     metadata: UserMetadata | None = request.user_metadata if request.HasField("user_metadata") else None
-    add_started(t, attributes, request.request_id, user_metadata=metadata, links=request.links)
+    links = own_links(request.links, request.completion_callbacks)
+    add_started(t, attributes, request.request_id, user_metadata=metadata, links=links)
     if schedules_task:
         first_task(t)
         if attributes.eager_execution_accepted:
@@ -146,6 +152,11 @@ def first_task(t: Transition) -> None:
     """Schedules the first workflow task unless the run has to wait for it."""
     if not lifecycle.is_waiting_for_first_task(t.state):
         workflow_task.schedule(t)
+
+
+def own_links(links: Sequence[Link], callbacks: Sequence[Callback]) -> list[Link]:
+    """The links that no callback of the same request carries already: they are shown once."""
+    return [link for link in links if not any(link in callback.links for callback in callbacks)]
 
 
 def add_started(
@@ -188,12 +199,13 @@ def attach(
             attached_completion_callbacks=callbacks,
             identity=identity,
         ),
-        links=links,
+        links=own_links(links, callbacks),
+        worker_may_ignore=True,
     )
 
 
 def started_attributes(
-    request: StartWorkflowExecutionRequest, run_id: str, now: int, limits: Limits
+    request: StartWorkflowExecutionRequest, run_id: str, limits: Limits
 ) -> WorkflowExecutionStartedEventAttributes:
     """What the started event says of a client's (or parent's) request, with the server's defaults filled in."""
     execution_ns = duration_ns(request.workflow_execution_timeout)
@@ -204,7 +216,7 @@ def started_attributes(
         workflow_type=request.workflow_type,
         task_queue=TaskQueue(name=request.task_queue.name, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
         workflow_execution_timeout=request.workflow_execution_timeout if request.HasField("workflow_execution_timeout") else None,
-        workflow_run_timeout=duration_or_none(run_ns),
+        workflow_run_timeout=duration(run_ns) if run_ns or request.HasField("workflow_run_timeout") else None,
         workflow_task_timeout=duration(task_timeout_ns(duration_ns(request.workflow_task_timeout), run_ns, limits)),
         original_execution_run_id=run_id,
         first_execution_run_id=run_id,
@@ -216,15 +228,14 @@ def started_attributes(
         completion_callbacks=request.completion_callbacks,
         header=request.header if request.HasField("header") else None,
     )
-    for field in ("input", "retry_policy", "memo", "search_attributes", "versioning_override", "priority"):
+    for field in ("input", "memo", "search_attributes", "versioning_override", "priority"):
         if request.HasField(field):
             getattr(attributes, field).CopyFrom(getattr(request, field))
+    if request.HasField("retry_policy"):
+        attributes.retry_policy.CopyFrom(with_defaults(request.retry_policy, limits))
     for field in ("last_completion_result", "continued_failure"):
         if request.HasField(field):  # type: ignore[arg-type]
             getattr(attributes, field).CopyFrom(getattr(request, field))
-    if execution_ns:
-        backoff_ns = duration_ns(attributes.first_workflow_task_backoff)
-        attributes.workflow_execution_expiration_time.CopyFrom(timestamp(now + execution_ns + backoff_ns))
     return attributes
 
 
@@ -235,17 +246,12 @@ def task_timeout_ns(asked_ns: int, run_ns: int, limits: Limits) -> int:
 
 
 def terminate_for_start(t: Transition, new_run_id: str, reuse: int) -> None:
-    """The old run makes place for a new one of the same id."""
-    policy = (
-        "TerminateIfRunning WorkflowIdReusePolicy"
-        if reuse == WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
-        else "TerminateExisting WorkflowIdConflictPolicy"
-    )
+    """The old run makes place for a new one of the same id. The public server names the older of the two policies for both."""
     lifecycle.terminate(
         t,
-        reason=policy,
+        reason="TerminateIfRunning WorkflowIdReusePolicy",
         details=_text_details(f"terminated by new runID: {new_run_id}"),
-        identity="history-service",
+        identity=lifecycle.HISTORY_SERVICE,
     )
 
 

@@ -22,7 +22,7 @@ from temporalio.api.history.v1 import (
     WorkflowTaskTimedOutEventAttributes,
 )
 
-from cluster.core.entry import StickyNote, TaskNote, UpdateNote
+from cluster.core.entry import StickyNote, TaskNote
 from cluster.core.events import SECOND_NS, duration, duration_ns, timestamp_ns
 from cluster.core.machines.late_events import (
     pending_events,
@@ -31,7 +31,7 @@ from cluster.core.machines.late_events import (
     write_events,
     write_scheduled,
 )
-from cluster.core.state import ResetPoint, RunState, Status, TaskType, UpdateStage, WorkflowTask
+from cluster.core.state import ResetPoint, RunState, Status, TaskType, WorkflowTask
 from cluster.core.table import IllegalTransition, Table, applies
 from cluster.core.transition import Transition
 
@@ -289,7 +289,7 @@ def fail(
     task = state.task
     if task is None or not task.is_started:
         raise IllegalTransition("no started workflow task to fail")
-    if task.is_transient:
+    if task.is_transient and not task.events_written:  # they are written where a reset's prefix ends in a repeated task
         TABLE.step("started", "failed without event")
         _end_without_event(t, task, failure, cause)
     else:
@@ -308,7 +308,6 @@ def fail(
                 binary_checksum=binary_checksum,
             ),
         )
-    _return_sent_updates(t)
 
 
 def time_out(t: Transition) -> None:
@@ -331,7 +330,6 @@ def time_out(t: Transition) -> None:
                 timeout_type=TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE,
             ),
         )
-    _return_sent_updates(t)
 
 
 def drop(t: Transition) -> None:
@@ -397,10 +395,3 @@ def _time_out_schedule_to_start(t: Transition, task: WorkflowTask) -> None:
             timeout_type=TimeoutType.TIMEOUT_TYPE_SCHEDULE_TO_START,
         ),
     )
-
-
-def _return_sent_updates(t: Transition) -> None:
-    """Updates the lost task carried wait for the next one."""
-    for update in list(t.state.updates.values()):
-        if update.stage == UpdateStage.SENT:
-            t.note(UpdateNote(replace(update, stage=UpdateStage.ADMITTED, sent_task_id=0)))

@@ -72,6 +72,8 @@ def _update_config(services: Services) -> Handler:
 
     async def handle(call: Call, request: Any) -> Message | bytes:
         assert call.record is not None
+        if request.task_queue_type == TaskQueueType.TASK_QUEUE_TYPE_UNSPECIFIED:
+            request.task_queue_type = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW  # as elsewhere; so that one queue has one row
         response = services.matching.update_task_queue_config(call.record, request)
         key = _registry_id(call.record.id, request.task_queue, request.task_queue_type)
         row = await services.store.metadata_get(CONFIG_KIND, key)

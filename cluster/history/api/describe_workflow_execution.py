@@ -36,8 +36,7 @@ from cluster.history.shard import Shard
 
 async def describe(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
     run = await shard.find(namespace.id, request.execution.workflow_id, request.execution.run_id)
-    await shard.durable(run)
-    return description(run.state, shard.clock.now_ns())
+    return description(await shard.read(run), shard.clock.now_ns())
 
 
 def description(state: RunState, now: int) -> DescribeWorkflowExecutionResponse:

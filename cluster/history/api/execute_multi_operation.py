@@ -41,7 +41,7 @@ async def execute(service: Any, shard: Shard, namespace: Any, request: Any, call
             run_id=run.key.run_id,
             first_execution_run_id=run.state.first_run_id,
             started=is_new,
-            status=WorkflowExecutionStatus.ValueType(run.state.status),
+            status=WorkflowExecutionStatus.ValueType((await shard.read(run)).status),
             link=link_to_start(namespace.name, start.workflow_id, run.key.run_id, start.request_id),
         )
     )
@@ -77,7 +77,7 @@ def _decide(shard: Shard, namespace_id: str, start: Any, update: Any, current: R
     update_machine.admit(t, update.request)
     if outcome is Outcome.TERMINATE_AND_START:
         assert current is not None
-        old = shard.begin(current)
+        old = shard.begin(current, context)
         machine.terminate_for_start(old, run_id, start.workflow_id_reuse_policy)
         changes.append((current, old))
     done = shard.commit(*changes, (None, t))

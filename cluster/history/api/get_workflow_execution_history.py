@@ -14,6 +14,7 @@ from temporalio.api.workflowservice.v1 import (
 from cluster.core.errors import invalid_argument
 from cluster.core.events import frame, join_framed
 from cluster.core.machines import workflow_task
+from cluster.core.state import RunState
 from cluster.tokens import Purpose, TokenRefused, Tokens
 from cluster.history.polls import HistoryPageToken
 from cluster.history.run import Run
@@ -26,38 +27,40 @@ TAIL_S = 1.0  # answered this long before the caller's deadline
 async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
     page = _open(service.tokens, namespace.id, request)
     run = await shard.find(namespace.id, request.execution.workflow_id, page.run_id if page else request.execution.run_id)
-    await shard.durable(run)
+    state = await shard.read(run)
     first = page.next_event_id if page else 1
     is_waiting = request.wait_new_event
     wants_close = request.history_event_filter_type == HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
-    if is_waiting and run.state.is_open and (wants_close or first > run.last_event_id):
-        run = await _wait(shard, run, first, wants_close, _until(service, call))
-    last = run.last_event_id
+    if is_waiting:
+        state = await _wait(shard, run, first, wants_close, _until(service, call))
+    last = state.next_event_id - 1
     if wants_close:
-        return await _close_event(service.tokens, shard, run, is_waiting)
+        return await _close_event(service.tokens, shard, run, state, is_waiting)
     count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
     page_last = min(last, first + count - 1)
     events = await shard.events(run, first, page_last)
-    if page_last == last and run.state.is_open and not is_waiting:
-        events = events + [event.SerializeToString() for event in workflow_task.pending_events(run.state, run.state.last_version)]
-    has_more = page_last < last or (is_waiting and run.state.is_open)
+    if page_last == last and state.is_open and not is_waiting:
+        events = events + [event.SerializeToString() for event in workflow_task.pending_events(state, state.last_version)]
+    has_more = page_last < last or (is_waiting and state.is_open)
     rest = HistoryPageToken(*_names(run), page_last + 1, last, is_waiting) if has_more else None
     return _encode(service.tokens, events, rest)
 
 
-async def _close_event(tokens: Tokens, shard: Shard, run: Run, is_waiting: bool) -> bytes:
-    """The last event of a closed run; of an open one nothing while waiting, else its last event so far."""
-    last = run.last_event_id
-    if run.state.is_open and is_waiting:
+async def _close_event(tokens: Tokens, shard: Shard, run: Run, state: RunState, is_waiting: bool) -> bytes:
+    """The last event of a closed run; of an open one nothing (the public server lets the caller wait for that)."""
+    last = state.next_event_id - 1
+    if state.is_open and is_waiting:
         return _encode(tokens, [], HistoryPageToken(*_names(run), last + 1, last, True))
+    if state.is_open:
+        return _encode(tokens, [], None)
     return _encode(tokens, await shard.events(run, last, last), None)
 
 
 async def reverse(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
     page = _open(service.tokens, namespace.id, request)
     run = await shard.find(namespace.id, request.execution.workflow_id, page.run_id if page else request.execution.run_id)
-    await shard.durable(run)
-    last = page.last_event_id if page else run.last_event_id
+    state = await shard.read(run)
+    last = page.last_event_id if page else state.next_event_id - 1
     count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
     first = max(1, last - count + 1)
     events = await shard.events(run, first, last)
@@ -74,18 +77,22 @@ def _until(service: Any, call: Any) -> float:
     return longest if deadline is None else max(now, min(longest, deadline - TAIL_S))
 
 
-async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: float) -> Run:
+async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: float) -> RunState:
     """Until there is something new (or the close), or the time is over; a run that went on is followed by nobody."""
     loop = asyncio.get_running_loop()
-    while run.state.is_open and (wants_close or first > run.last_event_id) and loop.time() < until:
+    while True:
+        state = await shard.read(run)
+        is_new = not state.is_open or (not wants_close and first < state.next_event_id)
+        if is_new or loop.time() >= until:
+            return state
+        if run.state is not state:
+            continue  # it went on during the read
         changed = run.changed()
         timer = loop.call_at(until, _give_up, changed)
         try:
             await changed
         finally:
             timer.cancel()
-        await shard.durable(run)
-    return run
 
 
 def _give_up(changed: asyncio.Future[None]) -> None:

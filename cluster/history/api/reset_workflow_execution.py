@@ -18,7 +18,7 @@ from cluster.core.events import join_framed, parse_events
 from cluster.core.machines import lifecycle
 from cluster.core.machines import reset as machine
 from cluster.core.transition import Transition
-from cluster.history.checkpoint import BLOB_BRANCH
+from cluster.history.events import BLOB_BRANCH
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
 from cluster.history.shard import Shard
@@ -45,10 +45,12 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     except StoreError as error:
         shard.fail(error)
         raise shard_is_moving() from error
-    later = await _later_events(shard, base, events[finish_id - 1 :])
-    current = await shard.current(namespace.id, execution.workflow_id)
-    shard.require_open()
-    t = Transition.from_base(machine.encoded(state), shard.context(namespace.id))
+    current, later = await _later_events(shard, base.key, finish_id)
+    if current is not None and request.request_id and current.state.start_request_id == request.request_id:
+        await shard.durable(current)  # a copy of this request came first
+        return ResetWorkflowExecutionResponse(run_id=current.key.run_id)
+    context = shard.context(namespace.id)
+    t = Transition.from_base(machine.encoded(state), context)
     machine.begin_reset_run(
         t,
         base_run_id=base.key.run_id,
@@ -58,7 +60,7 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     )
     changes: list[tuple[Run | None, Transition]] = []
     if current is not None:
-        old = shard.begin(current)
+        old = shard.begin(current, context)
         if current.state.is_open:
             lifecycle.terminate(old, reason=machine.RESET_REASON, details=None, identity="history-service")
         if current.key == base.key:
@@ -77,12 +79,21 @@ async def _found_by_request(shard: Shard, namespace_id: str, request: Any) -> st
     return ""
 
 
-async def _later_events(shard: Shard, base: Run, rest: list[bytes]) -> list[bytes]:
-    """What came after the reset point, in the base run and in the runs that continued it."""
-    found = list(rest)
-    run: Run | None = base
-    while run is not None and run.state.new_run_id:
-        run = await shard.run(RunKey(run.key.namespace_id, run.key.workflow_id, run.state.new_run_id))
-        if run is not None:
-            found.extend(await shard.events(run, 1, run.last_event_id))
-    return found
+async def _later_events(shard: Shard, base: RunKey, first: int) -> tuple[Run | None, list[bytes]]:
+    """The current run, and what came after the reset point in the base run and in the runs that continued it: its events, and
+    those that wait for the end of a workflow task. Nothing is missing when it returns, so the decision follows at once."""
+    while True:
+        found: list[bytes] = []
+        seen: list[tuple[Run, int]] = []
+        run: Run | None = await shard.find(base.namespace_id, base.workflow_id, base.run_id)
+        while run is not None:
+            state = run.state
+            found.extend(await shard.events(run, 1 if seen else first, state.next_event_id - 1))
+            found.extend(state.buffered)
+            seen.append((run, state.transition_count))
+            following = RunKey(base.namespace_id, base.workflow_id, state.new_run_id)
+            run = await shard.run(following) if state.new_run_id else None
+        current = await shard.current(base.namespace_id, base.workflow_id)
+        shard.require_open()
+        if all(not one.is_evicted and one.state.transition_count == count for one, count in seen):
+            return current, found

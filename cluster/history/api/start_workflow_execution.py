@@ -21,7 +21,7 @@ from temporalio.api.workflowservice.v1 import (
 from cluster.core.machines import lifecycle
 from cluster.core.machines import start as machine
 from cluster.core.machines.start import Outcome
-from cluster.core.state import ParentLink
+from cluster.core.state import ParentLink, RunState
 from cluster.core.transition import Transition
 from cluster.history import polls
 from cluster.history.run import Run
@@ -35,6 +35,7 @@ class Started(msgspec.Struct, frozen=True):
     outcome: Outcome
     run_id: str
     run: Run
+    state: RunState  # of that run, as it was decided upon, and durable
     is_eager: bool = False
 
 
@@ -59,13 +60,16 @@ async def start_or_find(
     )
     if outcome is Outcome.DEDUPLICATED:
         assert current is not None
-        await shard.durable(current)
-        is_first = current.state.start_request_id == request.request_id
-        return Started(outcome, current.state.first_run_id if is_first else current.key.run_id, current)
+        found = await shard.read(current)
+        is_first = found.start_request_id == request.request_id
+        return Started(outcome, found.first_run_id if is_first else current.key.run_id, current, found)
     if outcome is Outcome.ATTACH:
         assert current is not None
-        await _attach(shard, current, request)
-        return Started(outcome, current.key.run_id, current)
+        if signal is not None:  # somebody else started it during the read
+            attached = await _signal(shard, current, signal, signal_links or [])
+        else:
+            attached = await _attach(shard, current, request)
+        return Started(outcome, current.key.run_id, current, attached)
     run_id = shard.ids.uuid()
     t = machine.begin_run(
         context,
@@ -83,16 +87,25 @@ async def start_or_find(
     changes: list[tuple[Run | None, Transition]] = [(None, t)]
     if outcome is Outcome.TERMINATE_AND_START:
         assert current is not None
-        old = shard.begin(current)
+        old = shard.begin(current, context)  # the same moment: the one's end is the other's beginning
         machine.terminate_for_start(old, run_id, request.workflow_id_reuse_policy)
         changes.insert(0, (current, old))
     done = shard.commit(*changes)
     run = shard.runs[_key(t)]
     await done
-    return Started(outcome, run_id, run, t.state.has_started_task)
+    return Started(outcome, run_id, run, t.state, t.state.has_started_task)
 
 
-async def _attach(shard: Shard, run: Run, request: StartWorkflowExecutionRequest) -> None:
+async def _signal(
+    shard: Shard, run: Run, signal: WorkflowExecutionSignaledEventAttributes, links: list[Link]
+) -> RunState:
+    t = shard.begin(run)
+    lifecycle.signal(t, signal, links)
+    await shard.commit((run, t))
+    return t.state
+
+
+async def _attach(shard: Shard, run: Run, request: StartWorkflowExecutionRequest) -> RunState:
     options = request.on_conflict_options
     t = shard.begin(run)
     machine.attach(
@@ -104,13 +117,14 @@ async def _attach(shard: Shard, run: Run, request: StartWorkflowExecutionRequest
         identity=request.identity,
     )
     await shard.commit((run, t))
+    return t.state
 
 
 async def start_workflow(service: Any, shard: Shard, namespace: Any, request: Any) -> StartWorkflowExecutionResponse:
     """The public call's answer. Raises CallerError."""
     eager_identity = request.identity if request.request_eager_execution else ""
     started = await start_or_find(shard, namespace.id, request, eager_identity=eager_identity)
-    state = started.run.state
+    state = started.state
     is_new = started.outcome in (Outcome.START, Outcome.TERMINATE_AND_START)
     response = StartWorkflowExecutionResponse(
         run_id=started.run_id,
@@ -145,9 +159,7 @@ async def signal_with_start(service: Any, shard: Shard, namespace: Any, request:
         or request.workflow_id_reuse_policy == WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_IF_RUNNING
     )
     if current is not None and current.state.is_open and not terminates:
-        t = shard.begin(current)
-        lifecycle.signal(t, attributes, list(request.links))
-        await shard.commit((current, t))
+        await _signal(shard, current, attributes, list(request.links))
         return SignalWithStartWorkflowExecutionResponse(
             run_id=current.key.run_id,
             first_execution_run_id=current.state.first_run_id,
@@ -160,7 +172,7 @@ async def signal_with_start(service: Any, shard: Shard, namespace: Any, request:
     )
     return SignalWithStartWorkflowExecutionResponse(
         run_id=started.run_id,
-        first_execution_run_id=started.run.state.first_run_id,
+        first_execution_run_id=started.state.first_run_id,
         started=started.outcome is not Outcome.ATTACH,
         signal_link=link_to_signal(namespace.name, request.workflow_id, started.run_id, request.request_id),
     )

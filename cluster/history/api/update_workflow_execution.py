@@ -22,7 +22,7 @@ from cluster.core.errors import not_found, unavailable
 from cluster.core.events import parse_event
 from cluster.core.machines import lifecycle
 from cluster.core.machines import update as machine
-from cluster.core.state import UpdateStage
+from cluster.core.state import RunState, UpdateStage
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 
@@ -70,8 +70,7 @@ async def poll(service: Any, shard: Shard, namespace: Any, request: Any, call: A
     execution = request.update_ref.workflow_execution
     update_id = request.update_ref.update_id
     run = await shard.find(namespace.id, execution.workflow_id, execution.run_id)
-    await shard.durable(run)
-    if update_id not in run.state.updates and update_id not in run.rejected:
+    if update_id not in (await shard.read(run)).updates and update_id not in run.rejected:
         raise not_found(f'update "{update_id}" not found')
     wanted = request.wait_policy.lifecycle_stage
     stage, outcome = await wait_for(shard, run, update_id, wanted, _until(service, call))
@@ -91,9 +90,13 @@ async def wait_for(
     """(stage reached, outcome if completed). Raises CallerError if the update was lost with the run's close."""
     loop = asyncio.get_running_loop()
     while True:
-        reached = await _reached(shard, run, update_id)
+        rejection = run.rejected.get(update_id)
+        state = await shard.read(run)
+        reached = await _reached(shard, run, state, update_id, rejection)
         if reached[0] >= wanted or loop.time() >= until:
             return reached
+        if run.state is not state:
+            continue  # it went on during the read
         changed = run.changed()
         timer = loop.call_at(until, _give_up, changed)
         try:
@@ -103,24 +106,23 @@ async def wait_for(
 
 
 async def _reached(
-    shard: Shard, run: Run, update_id: str
+    shard: Shard, run: Run, state: RunState, update_id: str, rejection: bytes | None
 ) -> tuple[UpdateWorkflowExecutionLifecycleStage.ValueType, Outcome | None]:
-    rejection = run.rejected.get(update_id)
     if rejection is not None:
         while len(run.rejected) > REJECTED_KEPT_MAX:
             run.rejected.pop(next(iter(run.rejected)))
         return COMPLETED, Outcome(failure=Failure.FromString(rejection))
-    one = run.state.updates.get(update_id)
+    one = state.updates.get(update_id)
     if one is None:
         raise not_found(f'update "{update_id}" not found')
     if one.stage == UpdateStage.COMPLETED:
         event = parse_event((await shard.events(run, one.completed_event_id, one.completed_event_id))[0])
         return COMPLETED, event.workflow_execution_update_completed_event_attributes.outcome
-    if not run.state.is_open:
+    if not state.is_open:
         lost = machine.outcome_of_close(one)
         if lost is not None:
             return COMPLETED, lost
-        if run.state.new_run_id:
+        if state.new_run_id:
             raise unavailable("workflow operation can not be applied because workflow is closing")
         raise not_found("workflow update was aborted by closing workflow")
     return (ACCEPTED if one.stage == UpdateStage.ACCEPTED else ADMITTED), None
@@ -139,15 +141,15 @@ def _give_up(changed: asyncio.Future[None]) -> None:
 
 
 def _link(run: Run, namespace: str, update_id: str) -> Link:
-    """Where the update can be seen; a rejected one has left no event to point to."""
+    """Where the update can be seen; one that was rejected, or cut off by the close, has left no outcome to point to."""
     link = Link()
-    if update_id in run.rejected:
+    one = run.state.updates.get(update_id)
+    if update_id in run.rejected or (not run.state.is_open and one is not None and one.stage != UpdateStage.COMPLETED):
         link.workflow.namespace, link.workflow.workflow_id = namespace, run.key.workflow_id
         link.workflow.run_id, link.workflow.reason = run.key.run_id, "Update rejected"
         return link
     event = link.workflow_event
     event.namespace, event.workflow_id, event.run_id = namespace, run.key.workflow_id, run.key.run_id
-    event.request_id_ref.request_id = update_id
     event.request_id_ref.event_type = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED
     return link
 

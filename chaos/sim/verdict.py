@@ -1,0 +1,187 @@
+"""What must hold at the end of a simulated run: the checkers on histories and ledger, and the agreement of all copies of a state.
+
+A run's state exists four times: in the node's memory, in the store (row and journal), as the fold of every entry ever
+written, and, but for what public history does not show, as the fold of its events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice import v1 as api
+
+from chaos.checkers.histories import RunHistory, Violation
+from chaos.checkers.ledger import Ledger
+from chaos.checkers.linear import starts_are_linearizable
+from chaos.checkers.open_runs import counts_agree, one_open_run_per_id
+from chaos.checkers.promises import (
+    ended_as_told,
+    queries_see_acked_signals,
+    request_ids_once,
+    resets_keep_signals,
+    results_come_from_their_attempt,
+)
+from chaos.checkers.recorded_once import acked_recorded_once
+from chaos.checkers.well_formed import event_ids_dense, histories_well_formed
+from chaos.sim.clients import Asked, Ended
+from chaos.sim.disk import Chronicle, stored_state
+from chaos.sim.rand import EPOCH_NS
+from chaos.sim.world import NAMESPACE, SimNode, World
+from cluster.core.apply import fold_events
+from cluster.core.state import RunState, UpdateStage, checksum
+from cluster.stores.base import RunKey
+
+
+@dataclass(frozen=True)
+class Evidence:
+    ledger: Ledger
+    histories: Sequence[RunHistory]
+    asked: Sequence[Asked]
+    ended: Sequence[Ended]
+
+
+def judge(evidence: Evidence) -> list[str]:
+    """All checkers that need histories and the ledger alone."""
+    ledger, histories = evidence.ledger, evidence.histories
+    dense = event_ids_dense(histories)
+    found = [
+        *dense,
+        *([] if dense else histories_well_formed(histories)),
+        *acked_recorded_once(ledger, histories),
+        *one_open_run_per_id(histories),
+        *starts_are_linearizable(ledger, histories),
+        *request_ids_once(histories),
+        *results_come_from_their_attempt(histories),
+        *resets_keep_signals(histories),
+        *ended_as_told([(one.verb, one.workflow_id, one.run_id) for one in evidence.ended], histories),
+        *queries_see_acked_signals(_asked_while_open(evidence), ledger, histories),
+    ]
+    return [str(violation) for violation in found]
+
+
+def _asked_while_open(evidence: Evidence) -> list[tuple[str, int, int]]:
+    """A closed run has forgotten nothing, but what came after its last workflow task it never saw."""
+    closed_ns = {run.run_id: run.closed_ns for run in evidence.histories}
+    return [
+        (one.run_id, one.begun_ns, one.signals_count)
+        for one in evidence.asked
+        if (closed := closed_ns.get(one.run_id)) is None or closed - EPOCH_NS > one.ended_ns
+    ]
+
+
+async def collect_histories(world: World, chronicle: Chronicle) -> list[RunHistory]:
+    """Every run's whole history, as a client reads it."""
+    histories: list[RunHistory] = []
+    for key in sorted(chronicle.advance()):
+        execution = WorkflowExecution(workflow_id=key.workflow_id, run_id=key.run_id)
+        request = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution)
+        events: list[Any] = []
+        while True:
+            answer = await world.call("GetWorkflowExecutionHistory", request)
+            events.extend(answer.history.events)
+            request.next_page_token = answer.next_page_token
+            if not answer.next_page_token:
+                break
+        settled = chronicle.states[key].next_event_id - 1
+        # Behind the last event a reader is shown the transient task that a worker would see; it is not history.
+        histories.append(RunHistory(key.workflow_id, key.run_id, tuple(events[:settled])))
+    return histories
+
+
+async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:
+    """Memory = store = fold of all entries; fold of events = what events determine of it."""
+    node = world.node
+    assert node is not None
+    states = chronicle.advance()
+    events = {(history.workflow_id, history.run_id): history for history in histories}
+    found: list[Violation] = []
+
+    def differ(key: RunKey, text: str) -> None:
+        found.append(Violation("fold_equals_state", key.workflow_id, key.run_id, text))
+
+    for key, state in sorted(states.items()):
+        whole = checksum(state)
+        kept = await stored_state(world.disk, chronicle.shards[key], key)
+        if kept is None:
+            differ(key, "has entries and is not stored")
+        elif checksum(kept) != whole:
+            differ(key, f"the stored state differs from the fold of its entries in {differences(kept, state)}")
+        held = memory_state(node, chronicle.shards[key], key)
+        if held is not None and checksum(held) != whole:
+            differ(key, f"the state in memory differs from the fold of its entries in {differences(held, state)}")
+        history = events[key.workflow_id, key.run_id]
+        if not state.buffered:
+            folded = fold_events(
+                key.namespace_id, key.workflow_id, key.run_id, [event.SerializeToString() for event in history.events]
+            )
+            if (fields := differences_in_events(folded, state)):
+                differ(key, f"the fold of its events differs from its state in {fields}")
+    return [str(violation) for violation in found]
+
+
+def memory_state(node: SimNode, shard: int, key: RunKey) -> RunState | None:
+    """The state in the node's memory; None if the run is not there."""
+    open_shard = node.history._shards.get(shard)
+    run = open_shard.runs.get(key) if open_shard is not None else None
+    return run.state if run is not None else None
+
+
+def differences(one: RunState, other: RunState) -> str:
+    fields = [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]
+    return "; ".join(f"{name}: {getattr(one, name)!r} / {getattr(other, name)!r}" for name in fields)[:600]
+
+
+# What events alone determine. Notes carry the rest: pending tasks, attempts, request ids, who was told.
+BY_EVENTS = (
+    "status", "next_event_id", "version_history", "history_bytes", "workflow_type", "task_queue", "started_at", "first_task_at",
+    "run_timeout_ns", "task_timeout_ns", "execution_expires_at", "first_run_id", "continued_run_id", "attempt", "cron_schedule",
+    "memo", "search_attributes", "last_completed_started_id", "last_completed_id", "signal_count", "cancel_requested",
+    "closed_at", "close_event_id", "new_run_id",
+)  # fmt: skip
+
+
+def differences_in_events(folded: RunState, state: RunState) -> str:
+    found = [name for name in BY_EVENTS if getattr(folded, name) != getattr(state, name)]
+    if state.is_open:
+        found += [
+            name
+            for name in ("activities", "timers", "signals_out", "cancels_out", "children")
+            if getattr(folded, name).keys() != getattr(state, name).keys()
+        ]
+    if _accepted(folded) != _accepted(state):
+        found.append("updates")
+    return "; ".join(f"{name}: {getattr(folded, name)!r} / {getattr(state, name)!r}" for name in found)[:600]
+
+
+def _accepted(state: RunState) -> dict[str, int]:
+    return {name: update.stage for name, update in state.updates.items() if update.stage >= UpdateStage.ACCEPTED}
+
+
+def is_fed(node: SimNode) -> bool:
+    """Whether visibility has been told of everything."""
+    feed = node.history.feed
+    return not feed._waiting and not feed._writing
+
+
+async def list_agrees(world: World, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:
+    """The list shows every run as it is."""
+    states = chronicle.advance()
+    listed: list[tuple[str, str, bool]] = []
+    found: list[str] = []
+    request = api.ListWorkflowExecutionsRequest(namespace=NAMESPACE, page_size=50)
+    while True:
+        answer = await world.call("ListWorkflowExecutions", request)
+        for info in answer.executions:
+            workflow_id, run_id = info.execution.workflow_id, info.execution.run_id
+            listed.append((workflow_id, run_id, not info.HasField("close_time")))
+            state = next((one for key, one in states.items() if key.run_id == run_id), None)
+            if state is not None and (state.status, state.next_event_id - 1) != (info.status, info.history_length) and not state.is_open:
+                found.append(f"list: {workflow_id} {run_id} is shown with {info.status}, {info.history_length} events")
+        request.next_page_token = answer.next_page_token
+        if not answer.next_page_token:
+            break
+    found += [str(violation) for violation in counts_agree(histories, listed)]
+    return found

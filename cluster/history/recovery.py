@@ -1,0 +1,110 @@
+"""Replay: what the journal holds beyond the rows is folded into memory when a shard is opened.
+
+A row may be ahead of the journal's beginning (a checkpoint that was written but not truncated): what it contains already is
+passed over. A run that cannot be replayed (its row is damaged, or its entries do not fit) is set aside alone, and the journal
+is not truncated behind its first entry, since that may be the only copy of what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cluster.core.apply import apply_entry, new_state
+from cluster.core.entry import Base, DeletedNote, Entry, decode_group
+from cluster.history.run import Run
+from cluster.stores.base import CorruptRecord, JournalRecord, RunKey
+
+if TYPE_CHECKING:
+    from cluster.history.shard import Shard
+
+log = structlog.get_logger("history")
+
+LOADS_AT_ONCE = 64
+
+
+class Replay:
+    """One shard's, once."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._looked_up: set[RunKey] = set()
+        self._rowless: set[RunKey] = set()  # entries without a beginning: a deleted run, whose deletion must come yet
+
+    async def run(self, after: int) -> None:
+        """Raises StoreError, and EntryFormatError for records of a newer version."""
+        shard, journal = self._shard, self._shard.journal
+        while records := await shard.store.read_journal(shard.id, after):
+            groups = [(record.position, decode_group(record.data)) for record in records]
+            await self._load_rows(groups)
+            for position, entries in groups:
+                for entry in entries:
+                    self._take(position, entry)
+            # Counted as not yet checkpointed: else a process that is killed again and again would never cut its journal.
+            journal.entries_since_cut += sum(len(entries) for _, entries in groups)
+            journal.bytes_since_cut += _bytes_of(records)
+            after = records[-1].position
+        for key in self._rowless:
+            log.error("a run's row is missing, and nothing says that it was deleted", run=key, shard=shard.id)
+
+    async def _load_rows(self, groups: list[tuple[int, list[Entry]]]) -> None:
+        places: dict[RunKey, int] = {}
+        for position, entries in groups:
+            for entry in entries:
+                key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
+                if key not in self._looked_up:
+                    places.setdefault(key, position)
+        self._looked_up.update(places)
+        keys = list(places)
+        for start in range(0, len(keys), LOADS_AT_ONCE):
+            await asyncio.gather(*(self._load_row(key, places[key]) for key in keys[start : start + LOADS_AT_ONCE]))
+
+    async def _load_row(self, key: RunKey, position: int) -> None:
+        shard = self._shard
+        try:
+            row = await shard.store.load(shard.id, key)
+            if row is not None:
+                shard.admit(row)
+        except CorruptRecord as error:
+            shard.set_aside(key, str(error), position)
+
+    def _take(self, position: int, entry: Entry) -> None:
+        shard = self._shard
+        key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
+        if key in shard.set_aside_runs:
+            return
+        run = shard.runs.get(key)
+        if run is None:
+            if not _begins_run(entry):
+                self._pass_over(key, entry)
+                return
+            state = new_state(key.namespace_id, key.workflow_id, key.run_id)
+            run = Run(key, state, is_current=False, position=0, stored_event_id=0)
+            shard.runs[key] = run
+        if position <= run.position and run.position == run.row_position:
+            return  # the row contains it
+        is_first = run.state.next_event_id == 1
+        try:
+            state = apply_entry(run.state, entry)
+        except Exception as error:  # poison: whatever the reason, this run alone stops
+            shard.set_aside(key, f"entry at journal position {position} cannot be applied: {error!r}", position)
+            return
+        if is_first and entry.first_event_id > 1:  # begins with a stored prefix
+            run.stored_event_id = entry.first_event_id - 1
+        shard.take_replayed(run, state, entry, position, is_first)
+
+    def _pass_over(self, key: RunKey, entry: Entry) -> None:
+        """The run was deleted from the store, and the crash came before the truncation."""
+        self._rowless.add(key)
+        if any(isinstance(item, DeletedNote) for item in entry.items):
+            self._rowless.discard(key)
+
+
+def _begins_run(entry: Entry) -> bool:
+    return entry.first_event_id == 1 or isinstance(entry.items[0], Base)
+
+
+def _bytes_of(records: list[JournalRecord]) -> int:
+    return sum(len(record.data) for record in records)
