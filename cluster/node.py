@@ -226,7 +226,7 @@ class Node:
             owner=f"{os.uname().nodename}/{os.getpid()}",
             config=config.shard,
             limits=config.limits,
-            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits),
+            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits, record.name),
         )
         self._opened.append(("history", self.history))
         await self.history.start()

@@ -6,6 +6,7 @@ and afterwards compares what clients were told (a ledger) with what the server r
     server.py     one server process: start, wait for its ready line, kill, restart
     bank.py       accounts in the harness's own SQLite file: the outside world that transfers change
     workflows.py  the workflows and activities of the load, on the official SDK
+    worker.py     a worker in a process of its own, which is killed as well
     requests.py   raw calls with fixed request ids, retried until a definite answer; every answer goes into the ledger
     load.py       who does what how often: starts in contention, signals, updates, completions, transfers
     collect.py    reads every run and history back

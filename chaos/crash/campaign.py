@@ -20,18 +20,20 @@ from rich.console import Console
 from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError
-from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
 from chaos.checkers.histories import RunHistory, Violation
-from chaos.checkers.ledger import Act, Ledger, Outcome
+from chaos.checkers.ledger import Act, ActKind, Ledger, Outcome
 from chaos.crash.bank import Bank
-from chaos.crash.collect import ListedRun, as_json, fetch_histories, list_runs
+from chaos.crash.collect import ListedRun, as_json, count_runs, fetch_histories, list_runs
 from chaos.crash.load import ACCOUNTS, CLOSED_ACCOUNTS, Load
 from chaos.crash.requests import Requests
 from chaos.crash.server import Server
 from chaos.crash.verdict import judge
-from chaos.crash.workflows import RETRY, TASK_QUEUE, WORKFLOWS, Activities
+from chaos.crash.worker import WorkerProcess, build_worker
+from chaos.crash.workflows import Activities
 from chaos.sim.rand import Streams
+
+WORK_WAIT_S_MAX = 12.0
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Report:
     plan: Plan
     kills_done: int = 0
     kills_while_starting: int = 0
+    worker_kills: int = 0
     seconds: float = 0.0
     quiet_s: float = 0.0
     runs: int = 0
@@ -81,6 +84,11 @@ def quiet_runtime(log: Path) -> Runtime:
     return Runtime(telemetry=TelemetryConfig(logging=telemetry))
 
 
+def part(sorted_values: list[float], share: float) -> float:
+    """The value below which that share of all values lies."""
+    return sorted_values[min(int(share * len(sorted_values)), len(sorted_values) - 1)]
+
+
 class Campaign:
     """`run()` does it all and leaves timeline, ledger and (after a violation) histories in the plan's folder."""
 
@@ -95,7 +103,8 @@ class Campaign:
         for left in plan.folder.iterdir():
             left.unlink()
         self._timeline: IO[str] = (plan.folder / "timeline.jsonl").open("w")
-        self.bank = Bank(plan.folder / "bank.db", ACCOUNTS, CLOSED_ACCOUNTS)
+        self.bank = Bank.opened(plan.folder / "bank.db", ACCOUNTS, CLOSED_ACCOUNTS)
+        self.worker: WorkerProcess | None = None
         self.server = (
             None if plan.address else Server(plan.folder / "server.db", plan.folder / "server.log", peer_cli=plan.peer_cli)
         )
@@ -122,38 +131,38 @@ class Campaign:
         requests = Requests(client, self.ledger, self.streams("requests"), self.plan.tag)
         requests.on_end = self._note_act
         load = Load(client, requests, self.streams)
-        activities = Activities(self.bank.move, load.hand_out, self.streams("activities"))
-        worker = Worker(
-            client,
-            task_queue=TASK_QUEUE,
-            workflows=WORKFLOWS,
-            activities=activities.all(),
-            workflow_runner=UnsandboxedWorkflowRunner(),
-            sticky_queue_schedule_to_start_timeout=RETRY.maximum_interval or RETRY.initial_interval,
-            max_cached_workflows=50,
-        )
+        activities = Activities(self.bank.move, load.hand_out, self.streams("activities"), self.bank.note_retried)
+        worker = build_worker(client, activities)
+        self.worker = WorkerProcess(address, self.plan.folder / "bank.db", self.plan.folder / "worker_process.log")
+        await self.worker.start(self.plan.seed)
         working = asyncio.create_task(worker.run(), name="worker")
         completing = asyncio.create_task(load.complete_outside(), name="complete-outside")
+        fetching = asyncio.create_task(self._fetch_tasks(load), name="fetch-tasks")
         jobs = [asyncio.create_task(client_job) for client_job in load.clients()]
         try:
             kills = asyncio.create_task(self._kill_again_and_again(load), name="kills")
-            await self._until_done(kills, [working, completing, *jobs])
+            await self._until_done(kills, [working, completing, fetching, *jobs])
             self.note("stop")
             load.stop()
-            await self._until_done(asyncio.gather(*jobs), [working, completing])
-            listed = await self._until_every_run_ended(client, [working, completing])
+            await self._until_done(asyncio.gather(*jobs), [working, completing, fetching])
+            listed = await self._until_every_run_ended(client, [working, completing, fetching])
+            counted = await count_runs(client) if self.server is not None else len(listed)
         finally:
-            for job in (completing, *jobs):
+            for job in (completing, fetching, *jobs):
                 job.cancel()
-            await asyncio.gather(completing, *jobs, return_exceptions=True)
+            await asyncio.gather(completing, fetching, *jobs, return_exceptions=True)
+            await self.worker.kill()
             with suppress(TimeoutError):  # a worker that lost its server for good must not hide why
                 await asyncio.wait_for(worker.shutdown(), 20)
             working.cancel()
             with suppress(asyncio.CancelledError):
                 await working
         histories, unreadable = await fetch_histories(client, self._known_runs(listed))
-        self._summarise(requests, activities, histories)
+        self._summarise(requests, histories)
         self.report.violations += unreadable
+        if counted != len(histories):
+            text = f"CountWorkflowExecutions says {counted}, there are {len(histories)} histories"
+            self.report.violations.append(Violation("counts_agree", "", "", text))
         self.report.violations += judge(self.ledger, histories, listed, self.bank, load, self.plan.clock_tolerance_ns)
         self.report.violations += self._too_little_work(requests)
         if self.report.violations:
@@ -178,8 +187,13 @@ class Campaign:
         shown_at = time.monotonic()
         while self.report.kills_done < self.plan.kills:
             # Mostly short lives, so that kills also hit what recovery left half done; some long enough for work to get through.
-            uptime_s = stream.uniform(2.0, 3.5) if stream.random() < 0.15 else stream.uniform(0.05, 1.6)
-            await asyncio.sleep(uptime_s)
+            begun = time.monotonic()
+            if stream.random() < 0.25:
+                await self._until_work_gets_through()
+            await asyncio.sleep(stream.uniform(0.05, 1.6))
+            uptime_s = time.monotonic() - begun
+            if stream.random() < 0.2:
+                await self._kill_worker()
             await self.server.kill()
             self.report.kills_done += 1
             self.note("kill", number=self.report.kills_done, uptime_s=round(uptime_s, 3))
@@ -199,6 +213,33 @@ class Campaign:
                 self.console.print(
                     f"  {shown_at - self.begun:6.1f} s  {self.report.kills_done} kills, {acked} acks, {len(load.told)} transfers"
                 )
+
+    async def _until_work_gets_through(self) -> None:
+        """The official SDK's workers wait up to 10 s between polls while the server keeps dying: some lives last until they
+        are back, else a campaign would mostly test a server without work."""
+        before = self._worked_count()
+        give_up_at = time.monotonic() + WORK_WAIT_S_MAX
+        while self._worked_count() == before and time.monotonic() < give_up_at:
+            await asyncio.sleep(0.05)
+
+    def _worked_count(self) -> int:
+        """Acks that took a worker's part."""
+        worked = (ActKind.UPDATE, ActKind.COMPLETION)
+        return sum(act.outcome == Outcome.ACKED and act.kind in worked for act in self.ledger)
+
+    async def _fetch_tasks(self, load: Load) -> None:
+        """What the worker process was given to complete from outside."""
+        while True:
+            for task in self.bank.take_tasks():
+                load.hand_out(*task)
+            await asyncio.sleep(0.05)
+
+    async def _kill_worker(self) -> None:
+        assert self.worker is not None
+        await self.worker.kill()
+        self.report.worker_kills += 1
+        self.note("kill worker", number=self.report.worker_kills)
+        await self.worker.start(self.plan.seed + self.report.worker_kills)
 
     async def _until_every_run_ended(self, client: Client, others: list[asyncio.Task[None]]) -> list[ListedRun]:
         """The liveness phase. Entities are told to finish; all else ends by itself. Returns the list at its end."""
@@ -229,17 +270,19 @@ class Campaign:
     def _note_act(self, act: Act) -> None:
         self.note(act.kind, token=act.token, id=act.workflow_id, outcome=act.outcome, attempts=act.attempts, error=act.error)
 
-    def _summarise(self, requests: Requests, activities: Activities, histories: list[RunHistory]) -> None:
+    def _summarise(self, requests: Requests, histories: list[RunHistory]) -> None:
         self.report.runs = len(histories)
         self.report.events = sum(len(history.events) for history in histories)
         self.report.counts = self.ledger.counts()
         ready_s = sorted(self.server.ready_s) if self.server else []
+        ready = [round(part(ready_s, share), 2) for share in (0.5, 0.99, 1)] if ready_s else []
         self.report.figures |= {
             "requests retried": requests.retried_count,
             "requests doubled": requests.doubled_count,
-            "activities retried": activities.attempts_retried_count,
-            "bank movements repeated": self.bank.movements_repeated_count,
-            "ready after s (median, max)": (round(ready_s[len(ready_s) // 2], 2), round(ready_s[-1], 2)) if ready_s else "-",
+            "worker kills": self.report.worker_kills,
+            "activities retried": self.bank.count("activities retried"),
+            "bank movements repeated": self.bank.count("movements repeated"),
+            "ready after s (p50, p99, max)": ready,
             "answers with an error": dict(sorted(requests.errors_count.items())),
         }
 
@@ -252,7 +295,9 @@ class Campaign:
             faults.append(f"only {acked} acks, at least {self.plan.acks_min} are wanted")
         if self.server is not None and self.report.kills_done < self.plan.kills:
             faults.append(f"only {self.report.kills_done} of {self.plan.kills} kills")
-        if self.plan.kills >= 10 and self.bank.movements_repeated_count == 0:
+        if self.plan.kills >= 20 and self.report.worker_kills == 0:
+            faults.append("no worker was killed")
+        if self.plan.kills >= 10 and self.bank.count("movements repeated") == 0:
             faults.append("no activity was repeated after it had done its work")
         if requests.doubled_count == 0 or (self.plan.kills >= 10 and requests.retried_count == 0):
             faults.append(f"{requests.doubled_count} doubled and {requests.retried_count} retried requests: faults did not bite")

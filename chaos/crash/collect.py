@@ -46,7 +46,7 @@ async def list_runs(client: Client, query: str = "") -> list[ListedRun]:
             return runs
 
 
-async def count_runs(client: Client, query: str) -> int:
+async def count_runs(client: Client, query: str = "") -> int:
     request = CountWorkflowExecutionsRequest(namespace=client.namespace, query=query)
     return (await client.workflow_service.count_workflow_executions(request, retry=True)).count
 

@@ -2,7 +2,7 @@
 
 | client | does | to |
 |---|---|---|
-| contender | starts with every conflict and reuse policy, signals | contest-0 .. contest-2 |
+| contender | starts with every conflict and reuse policy, signals, signals with start | contest-0 .. contest-2 |
 | correspondent | starts if need be, signals and updates, pinned to a run or to whatever run is current | entity-0 .. entity-2 |
 | outsider | starts a workflow and completes its activity from outside | outside-* |
 | teller | transfers money and waits for the result | transfer-* |
@@ -74,10 +74,16 @@ class Load:
     # --- contention on starts ---------------------------------------------------------------------------------------
     async def _contend(self, name: str, stream: random.Random) -> None:
         workflow_id = stream.choice(CONTESTED) + self.requests.tag
-        if stream.random() < 0.3:
+        kind = stream.random()
+        if kind < 0.3:
             await self.requests.signal(name, workflow_id, "")
             return
         linger_ms, fails = stream.randint(0, 600), stream.random() < 0.4
+        if kind < 0.45:
+            await self.requests.signal_with_start(
+                name, workflow_id, "Contest", lambda token: ContestInput(token, linger_ms, fails)
+            )
+            return
         await self.requests.start(
             name,
             workflow_id,

@@ -22,6 +22,7 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.update.v1 import Input, Meta, Request, WaitPolicy
 from temporalio.api.workflowservice.v1 import (
     RespondActivityTaskCompletedRequest,
+    SignalWithStartWorkflowExecutionRequest,
     SignalWorkflowExecutionRequest,
     StartWorkflowExecutionRequest,
     UpdateWorkflowExecutionRequest,
@@ -145,6 +146,38 @@ class Requests:
             service = self.client.workflow_service
             await self._until_answered(act, lambda: service.signal_workflow_execution(request, timeout=self.ATTEMPT_TIMEOUT))
         return act
+
+    async def signal_with_start(
+        self, client: str, workflow_id: str, workflow: str, order: Callable[[str], object]
+    ) -> tuple[Act, Act]:
+        """One request, two acts: a start that is content with an open run, and a signal to whatever run it then is."""
+        reuse = Reuse.ALLOW_DUPLICATE
+        with (
+            self.act(ActKind.START, workflow_id, client, conflict=Conflict.USE_EXISTING, reuse=reuse) as start,
+            self.act(ActKind.SIGNAL, workflow_id, client) as signal,
+        ):
+            request = SignalWithStartWorkflowExecutionRequest(
+                namespace=self.client.namespace,
+                workflow_id=workflow_id,
+                workflow_type=WorkflowType(name=workflow),
+                task_queue=TaskQueue(name=TASK_QUEUE),
+                input=payloads(order(start.token)),
+                workflow_task_timeout=Duration(seconds=2),
+                identity=client,
+                request_id=start.token,
+                signal_name="note",
+                signal_input=payloads(signal.token),
+                workflow_id_conflict_policy=CONFLICT[Conflict.USE_EXISTING],
+                workflow_id_reuse_policy=REUSE[reuse],
+            )
+            service = self.client.workflow_service
+            reply = await self._until_answered(
+                start, lambda: service.signal_with_start_workflow_execution(request, timeout=self.ATTEMPT_TIMEOUT)
+            )
+            if reply is not None:
+                start.run_id, start.started = reply.run_id, reply.started
+            signal.outcome, signal.error, signal.attempts = start.outcome, start.error, start.attempts
+        return start, signal
 
     async def update(self, client: str, workflow_id: str, run_id: str, amount: int) -> Act:
         with self.act(ActKind.UPDATE, workflow_id, client, run_id=run_id) as act:

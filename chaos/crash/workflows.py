@@ -143,16 +143,21 @@ class Activities:
     HANGS_RATE = 0.05
 
     def __init__(
-        self, move: Callable[[str, str, int], None], hand_out: Callable[[bytes, str, str], None], stream: random.Random
+        self,
+        move: Callable[[str, str, int], None],
+        hand_out: Callable[[bytes, str, str], None],
+        stream: random.Random,
+        note_retried: Callable[[], None],
     ) -> None:
         self._move = move
         self._stream = stream
         self._hand_out = hand_out
-        self.attempts_retried_count = 0
+        self._note_retried = note_retried
 
     @activity.defn(name="move_money")
     async def move_money(self, key: str, account: str, cents: int) -> None:
-        self.attempts_retried_count += activity.info().attempt > 1
+        if activity.info().attempt > 1:
+            self._note_retried()
         try:
             self._move(key, account, cents)
         except Exception as error:

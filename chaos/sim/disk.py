@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from chaos.sim.faults import FaultPlan
 from chaos.sim.loop import running_loop
 from cluster.core.apply import apply_entry, new_state
+from cluster.core.effects import effects
 from cluster.core.entry import decode_group
 from cluster.core.state import RunState, decode_state
 from cluster.stores.base import Lease, RunKey, ShardId
@@ -102,8 +103,9 @@ class Chronicle:
             self._read[shard] = len(records)
         return self.states
 
-    def open_runs(self) -> list[RunKey]:
-        return [key for key, state in self.advance().items() if state.is_open]
+    def unfinished(self) -> list[RunKey]:
+        """Runs that are open, or closed and still owe something to others."""
+        return [key for key, state in self.advance().items() if state.is_open or effects(state)]
 
 
 async def stored_state(disk: ArchivedStore, shard: ShardId, key: RunKey) -> RunState | None:

@@ -98,7 +98,7 @@ class Wire(Generic[N]):
         self.slot = slot
         self.plan = plan
         self._delays = delays
-        self._delay_s_max = delay_s_max
+        self.delay_s_max = delay_s_max
 
     async def call(
         self,
@@ -111,7 +111,7 @@ class Wire(Generic[N]):
 
         on_sent: called for each copy that goes out, so that a ledger knows how often the server may have seen a request.
         """
-        there, back, gap = (self._delays.uniform(0, self._delay_s_max) for _ in range(3))
+        there, back, gap = (self._delays.uniform(0, self.delay_s_max) for _ in range(3))
         fault = self.plan.draw()
         if fault is not None:
             running_loop().trace("reply fault", call=what, fault=fault)

@@ -23,7 +23,8 @@ from chaos.sim.verdict import Evidence, collect_histories, is_fed, judge, list_a
 from chaos.sim.workers import SimWorker, Tasks
 from chaos.sim.workload import Workload
 from chaos.sim.world import NAMESPACE, World, draw_config
-from cluster.core.errors import CallerError
+from cluster.core.effects import effects
+from cluster.core.errors import CallerError, Code
 from cluster.stores.base import RunKey
 from cluster.stores.faulty import FaultKind
 
@@ -31,6 +32,7 @@ SAFETY_S = (10.0, 40.0)
 LIVENESS_S_MAX = 600.0
 RELEASE_EVERY_S = 5.0
 FEED_S_MAX = 60.0
+HEALED_DELAY_S_MAX = 0.02
 
 
 @dataclass
@@ -128,6 +130,7 @@ class Story:
         self._healing.set()
         for plan in self._plans().values():
             plan.active = False
+        self.world.wire.delay_s_max = min(self.world.wire.delay_s_max, HEALED_DELAY_S_MAX)
         await asyncio.gather(*trouble)
         if self.world.node is None:
             await self.world.start()
@@ -163,13 +166,16 @@ class Story:
         return True
 
     async def _liveness(self) -> None:
-        """Everybody is told to come to an end, again and again; runs that do not are stuck."""
+        """Every run is told to come to an end; those that do not are stuck."""
         before_ns = running_loop().now_ns()
         before = await collect_histories(self.world, self.chronicle)
         until = running_loop().time() + LIVENESS_S_MAX
-        while (waiting := self.chronicle.open_runs()) and running_loop().time() < until:
+        released: set[RunKey] = set()
+        while (waiting := self.chronicle.unfinished()) and running_loop().time() < until:
             for key in waiting:
-                await self._release(key)
+                if self.chronicle.states[key].is_open and key not in released:
+                    await self._release(key)
+                    released.add(key)
             await asyncio.sleep(RELEASE_EVERY_S)
         node = self.world.node
         assert node is not None
@@ -179,6 +185,7 @@ class Story:
         histories = await collect_histories(self.world, self.chronicle)
         self.violations += map(str, everything_outstanding_moves(before, histories, self._server_ns(before_ns)))
         self.violations += map(str, every_run_ended(histories))
+        self.violations += [f"{key} still owes {effects(self.chronicle.states[key])}" for key in self.chronicle.unfinished()]
         await self._judge(histories)
 
     def _server_ns(self, virtual_ns: int) -> int:
@@ -193,7 +200,11 @@ class Story:
             signal_name=RELEASE,
             input=payloads("go on"),
         )
-        await self.requests.maybe("SignalWorkflowExecution", request)
+        try:
+            await self.world.call("SignalWorkflowExecution", request)
+        except CallerError as error:
+            if error.code != Code.NOT_FOUND:  # it came to an end by itself
+                raise
 
     # --- verdict ----------------------------------------------------------------------------------------------------------
     async def _judge(self, histories: list[RunHistory]) -> None:

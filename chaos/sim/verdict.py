@@ -112,8 +112,10 @@ async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[R
         held = memory_state(node, chronicle.shards[key], key)
         if held is not None and checksum(held) != whole:
             differ(key, f"the state in memory differs from the fold of its entries in {differences(held, state)}")
-        history = events[key.workflow_id, key.run_id]
-        if not state.buffered:
+        history = events.get((key.workflow_id, key.run_id))
+        if history is None:
+            differ(key, "began after everything had come to an end")
+        elif not state.buffered:
             folded = fold_events(
                 key.namespace_id, key.workflow_id, key.run_id, [event.SerializeToString() for event in history.events]
             )

@@ -236,7 +236,7 @@ def draw_config(stream: random.Random) -> WorldConfig:
         idle_runs_in_memory_max=stream.choice([0, 3, 2_000]),
         timer_horizon_ns=stream.choice([2_000_000_000, 60_000_000_000]),
     )
-    limits = Limits(history_page_events_max=stream.choice([3, 10, 1_000]))
+    limits = Limits(history_page_events_max=stream.choice([10, 30, 1_000]))
     return WorldConfig(
         shards=stream.choice([1, 2, 4]),
         shard=shard,

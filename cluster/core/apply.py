@@ -155,7 +155,10 @@ def _child(state: RunState, note: ChildNote) -> None:
 
 
 def _child_done(state: RunState, note: ChildDoneNote) -> None:
-    _must_be(state.children.pop(note.initiated_event_id, None) is not None, "child done twice")
+    one = state.children.get(note.initiated_event_id)
+    _must_be(one is not None and not one.is_policy_done, "child done twice")
+    assert one is not None
+    state.children[note.initiated_event_id] = replace(one, is_policy_done=True)  # still told to who asks about the run
 
 
 def _outbox(state: RunState, note: OutboxNote) -> None:

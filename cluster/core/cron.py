@@ -26,6 +26,8 @@ _ALIASES = {
     "@hourly": "0 * * * *",
 }
 _UNITS_NS = {"h": 3600 * SECOND_NS, "m": 60 * SECOND_NS, "s": SECOND_NS, "ms": 1_000_000, "us": 1_000, "µs": 1_000, "ns": 1}
+_GO_DURATION_NS_MAX = 2**63 - 1
+_EVERY_NS_MAX = 100 * 365 * _DAY_S * SECOND_NS  # as every duration of a request; a due time must fit into 63 bits
 _SEARCH_YEARS = 5  # robfig/cron gives up after five years
 
 
@@ -37,7 +39,7 @@ class Every:
     """@every: a fixed interval from the last start, in whole seconds."""
 
     def __init__(self, interval_ns: int) -> None:
-        self.interval_ns = max(interval_ns - interval_ns % SECOND_NS, SECOND_NS)
+        self.interval_ns = min(max(interval_ns - interval_ns % SECOND_NS, SECOND_NS), _EVERY_NS_MAX)
 
     def next_after(self, at: int) -> int | None:
         return at - at % SECOND_NS + self.interval_ns
@@ -190,5 +192,7 @@ def _parse_go_duration(text: str) -> int:
         return 0
     parts = re.findall(r"(\d+(?:\.\d*)?|\.\d+)(h|ms|m|s|us|µs|ns)", body, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != body:
+        raise CronError(f"failed to parse duration @every {text}")
+    if sum(float(number) * _UNITS_NS[unit] for number, unit in parts) > _GO_DURATION_NS_MAX:
         raise CronError(f"failed to parse duration @every {text}")
     return sign * sum(int(float(number) * _UNITS_NS[unit]) for number, unit in parts)

@@ -62,7 +62,7 @@ def effects(state: RunState) -> list[Effect]:
     if state.status == Status.NONE:
         return []
     owed: list[Effect] = [ApplyClosePolicy(one.initiated_event_id) for one in child.owes_close_policy(state)]
-    if state.parent is not None and not state.parent_told and not state.new_run_id:
+    if state.parent is not None and not state.parent_told and not state.new_run_id and not state.is_reset_away:
         owed.append(TellParent())
     return owed
 

@@ -143,6 +143,7 @@ class Child(msgspec.Struct, frozen=True, omit_defaults=True):
     started_event_id: int = 0
     is_started: bool = False
     initiated_version: int = 0
+    is_policy_done: bool = False  # its parent has closed and has done to it what its policy says
 
 
 class ExternalSignal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -252,6 +253,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
     memo: dict[str, bytes] = {}
     search_attributes: dict[str, bytes] = {}
     priority: bytes = b""
+    has_priority: bool = False  # an empty priority that was given is still told to the next run
     versioning_override: bytes = b""
     user_metadata: bytes = b""  # UserMetadata of the start
     request_ids: dict[str, RequestSeen] = {}
@@ -296,6 +298,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
     close_event_id: int = 0
     new_run_id: str = ""  # continued as new, retried, next cron run
     parent_told: bool = False
+    is_reset_away: bool = False  # closed by a reset: neither its parent nor its children need to know
     reset_run_id: str = ""
     is_deleted: bool = False
 

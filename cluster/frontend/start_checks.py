@@ -49,7 +49,7 @@ class StartChecks:
         for name in request.search_attributes.indexed_fields:
             if schema.type_of(name) is None:
                 raise invalid_argument(f"Namespace {call.namespace} has no mapping defined for search attribute {name}")
-        validate(request.search_attributes, schema, self._limits)
+        validate(request.search_attributes, schema, self._limits, call.namespace)
 
     def check_callbacks(self, callbacks: Iterable[Any]) -> None:
         """How many and of what kind. They are kept with the run; which addresses they may go to is checked when one is sent."""

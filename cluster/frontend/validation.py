@@ -303,6 +303,18 @@ def _by_id(v: Validation, call: Call, request: Any) -> None:
         raise _no_such_activity(request.activity_id)
 
 
+def _activity_failed(v: Validation, call: Call, request: Any) -> None:
+    """An activity that nobody asked to cancel cannot have been cancelled: what it says then is no failure."""
+    _identity(v, call, request)
+    if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
+        raise invalid_argument("Failure must have ApplicationFailureInfo.")
+
+
+def _activity_failed_by_id(v: Validation, call: Call, request: Any) -> None:
+    _by_id(v, call, request)
+    _activity_failed(v, call, request)
+
+
 def _no_such_activity(activity_id: str) -> CallerError:
     """Without a workflow id the request means a standalone activity, of which there are none here."""
     return not_found(f"activity not found for ID: {activity_id}", NotFoundFailure())
@@ -384,10 +396,10 @@ RULES: dict[str, Rule] = {
     "RespondWorkflowTaskCompleted": _identity,
     "RespondWorkflowTaskFailed": _identity,
     "RespondActivityTaskCompleted": _identity,
-    "RespondActivityTaskFailed": _identity,
+    "RespondActivityTaskFailed": _activity_failed,
     "RespondActivityTaskCanceled": _identity,
     "RespondActivityTaskCompletedById": _by_id,
-    "RespondActivityTaskFailedById": _by_id,
+    "RespondActivityTaskFailedById": _activity_failed_by_id,
     "RespondActivityTaskCanceledById": _by_id,
     "RecordActivityTaskHeartbeatById": _by_id,
     "DescribeTaskQueue": _describe_queue,

@@ -247,7 +247,10 @@ class HistoryService:
         """Records a child's end in its parent. Raises NOT_FOUND if there is no such parent any more."""
         shard = await self.shard_of(parent.namespace_id, parent.workflow_id)
         run = await shard.find(parent.namespace_id, parent.workflow_id, parent.run_id)
-        if not run.state.is_open or parent.initiated_event_id not in run.state.children:
+        while not run.state.is_open and run.state.reset_run_id:  # the parent was reset: its children are the new run's
+            run = await shard.find(parent.namespace_id, parent.workflow_id, run.state.reset_run_id)
+        wanted = run.state.children.get(parent.initiated_event_id)
+        if not run.state.is_open or wanted is None or wanted.workflow_id != execution.workflow_id:
             await shard.durable(run)
             return
         initiated = parse_event((await shard.events(run, parent.initiated_event_id, parent.initiated_event_id))[0])

@@ -47,8 +47,8 @@ class VisibilityFeed:
             self._timer = asyncio.get_running_loop().call_later(DELAY_S, self._start)
 
     def is_fed(self, run: Run) -> bool:
-        """Whether the visibility store has the run's row as it is now."""
-        return run.key not in self._waiting and run.key not in self._writing
+        """Whether the visibility store has the run's row as it is now: a change that is not durable yet has not been taken."""
+        return run.fed == feed_signature(run.state) and run.key not in self._waiting and run.key not in self._writing
 
     def forget_shard(self, shard: Shard) -> None:
         """The shard will be replayed, and what it owes is taken again."""

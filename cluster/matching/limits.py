@@ -15,6 +15,7 @@ class MatchingLimits(msgspec.Struct, frozen=True):
     idle_queue_s: float = 300.0  # matching.maxTaskQueueIdleTime
     queues_max: int = 100_000  # queues in memory; further ones are remembered by their shards alone
     sticky_poller_s: float = 10.0  # stickyPollerUnavailableWindow
+    sticky_grace_s: float = 2.0  # a sticky queue just made (this node has just started) waits so long for its worker to come back
     query_poller_s: float = 20.0  # matching.queryPollerUnavailableWindow
     query_timeout_s: float = 10.0  # for a caller without a deadline
     queries_per_queue_max: int = 1_000  # direct queries that wait for a poller

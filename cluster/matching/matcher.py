@@ -65,7 +65,8 @@ class Matcher:
         if partition is None:
             partition = self.open(hint.queue, now, is_wanted=False)
             if partition is not None and hint.is_sticky:
-                partition.last_polled_at = now  # its worker may be on its way: nothing is known of a queue just made
+                # Its worker may be on its way: nothing is known of a queue just made.
+                partition.last_polled_at = now - self.limits.sticky_poller_s + self.limits.sticky_grace_s
             if partition is None:
                 self._unplaced.add(hint.shard)
                 self.count("offer_beyond_window", hint.queue.kind)

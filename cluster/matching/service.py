@@ -80,7 +80,11 @@ class Matching:
     # --- for the shards -------------------------------------------------------------------------------------------------
     def offer(self, hint: TaskHint) -> bool:
         """A task is outstanding. Idempotent. False = not taken: its sticky queue has no poller, offer it on the normal one."""
-        return self._matcher.offer(hint)
+        is_new = hint.is_sticky and hint.queue not in self._matcher.partitions
+        is_taken = self._matcher.offer(hint)
+        if is_new and is_taken:
+            _loop().call_later(self.limits.sticky_grace_s, self._end_grace, hint.queue)
+        return is_taken
 
     def withdraw(self, hint: TaskHint) -> None:
         """The task is gone (run closed, timed out). Optional: a stale hint costs one TaskGone."""
@@ -237,10 +241,19 @@ class Matching:
             self.workers.record(namespace.id, [request.worker_heartbeat], now)
         return api.ShutdownWorkerResponse()
 
+    def _end_grace(self, key: QueueKey) -> None:
+        """Nobody came to a sticky queue that was made by its first task: its tasks go back to the runs."""
+        sticky = self._matcher.partitions.get(key)
+        if sticky is not None and not sticky.has_poller(_loop().time(), self.limits.sticky_poller_s):
+            self._hand_back(sticky)
+
     def _abandon(self, sticky: Partition) -> None:
         """Only its own worker ever polls a sticky queue."""
         sticky.end_polls(lambda poll: True)
         sticky.last_polled_at = -math.inf
+        self._hand_back(sticky)
+
+    def _hand_back(self, sticky: Partition) -> None:
         if self._sticky_unavailable is not None:
             for hint in sticky.window.waiting_hints():
                 if hint.is_sticky:

@@ -157,8 +157,13 @@ class NamespaceRegistry:
     async def register(self, request: RegisterNamespaceRequest) -> NamespaceRecord:
         now_ns = self._clock.now_ns()
         record = changes.registered(request, self._ids.uuid(), now_ns, self._here, self._limits)
-        if not await self._put(record, expected_version=0):
-            await self._read(record.name)
+        while not await self._put(record, expected_version=0):
+            try:
+                await self._read(record.name)
+            except CallerError as error:
+                if error.code is Code.NOT_FOUND:
+                    continue  # who had the name was deleted in between: it is free
+                raise
             raise _already_exists(record.name)
         return record
 

@@ -6,8 +6,8 @@
 | predefined | this file               | the server; some by callers too  | the row's `search_attributes`         |
 | custom     | a namespace's operators | callers                          | the row's `search_attributes`         |
 
-A value is JSON in a payload whose metadata `type` names its type. Null and the empty list unset an attribute. A list is
-accepted for every type, as on the real server: a condition then holds when it holds for any of the values.
+A value is JSON in a payload whose metadata `type` names its type. Null and the empty list unset an attribute. Callers may
+set a list for a KeywordList only; a stored list of another type is read, a condition then holds for any of its values.
 """
 
 from __future__ import annotations
@@ -269,35 +269,40 @@ def _shown(payload: Payload) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _validate_one(name: str, payload: Payload, schema: Schema) -> None:
+def _validate_one(name: str, payload: Payload, schema: Schema, namespace: str) -> None:
     if name in SYSTEM or (name in PREDEFINED and name not in _PREDEFINED_SETTABLE):
         raise invalid_argument(f"{name} attribute can't be set in SearchAttributes")
     kind = schema.stored_type_of(name)
     if kind is None:
-        raise invalid_argument(f"search attribute {name} is not defined")
+        raise invalid_argument(f"Namespace {namespace} has no mapping defined for search attribute {name}")
     try:
-        decode_values(payload, kind)
-    except UndecodableValue as wrong:
-        raise invalid_argument(
-            f"invalid value for search attribute {name} of type {TYPE_NAME[kind]}: {_shown(payload)}"
-        ) from wrong
+        values = decode_values(payload, kind)
+        is_wrong = bool(values) and kind is not AttributeType.KEYWORD_LIST and isinstance(_json_of(payload), list)
+    except UndecodableValue:
+        is_wrong = True
+    if is_wrong:
+        raise invalid_argument(f"invalid value for search attribute {name} of type {TYPE_NAME[kind]}: {_shown(payload)}")
+    payload.metadata["type"] = TYPE_NAME[kind].encode()
 
 
-def validate(attributes: SearchAttributes, schema: Schema, limits: Limits) -> None:
-    """Checks what a caller or a command sets. Raises CallerError INVALID_ARGUMENT, worded as the real server words it."""
-    fields = attributes.indexed_fields
+def validate(attributes: SearchAttributes, schema: Schema, limits: Limits, namespace: str = "") -> None:
+    """Checks what a caller or a command sets, and writes its type into each payload: so it is stored and told from then on.
+
+    Raises CallerError INVALID_ARGUMENT, worded as the real server words it.
+    """
+    fields, total = attributes.indexed_fields, attributes.ByteSize()
     if len(fields) > limits.search_attributes_count_max:
         raise invalid_argument(
             f"number of search attributes {len(fields)} exceeds limit {limits.search_attributes_count_max}"
         )
     for name in sorted(fields):
-        _validate_one(name, fields[name], schema)
+        _validate_one(name, fields[name], schema, namespace)
         size = len(fields[name].data)
         if size > limits.search_attribute_bytes_max:
             raise invalid_argument(
                 f"search attribute {name} value size {size} exceeds size limit {limits.search_attribute_bytes_max}"
             )
-    if (total := attributes.ByteSize()) > limits.search_attributes_bytes_max:
+    if total > limits.search_attributes_bytes_max:
         raise invalid_argument(
             f"total size of search attributes {total} exceeds size limit {limits.search_attributes_bytes_max}"
         )

@@ -15,7 +15,17 @@ ACCEPTED: tuple[Accepted, ...] = (
     Accepted(
         "*",
         "histories/*/attributes/binary_checksum",
-        "The other side of worker_version: without build_id_based_versioning the official SDK sends its build as binary_checksum.",
+        "The other side of worker_version: without build_id_based_versioning the official SDK sends its build in this field.",
+    ),
+    Accepted(
+        "*",
+        "histories/*/attributes/prev_auto_reset_points/points/*/b*",
+        "The same in the points a next run is told of: the official SDK's build is a binary_checksum there, not a build_id.",
+    ),
+    Accepted(
+        "upserts",
+        "observed/described search attributes/indexed_fields/BuildIds/data",
+        "The same in the search attribute: the official SDK's worker is unversioned here, without the build id it does not send.",
     ),
     Accepted(
         "bad_command_child_without_attributes",

@@ -10,23 +10,31 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import Payload, Payloads, WorkflowType
-from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution, WorkflowType
+from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionSignaledEventAttributes
+from temporalio.api.protocol.v1 import Message
 from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.update.v1 import Input, Meta, Request
 from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedRequest, StartWorkflowExecutionRequest
 
 from cluster.config import Limits
 from cluster.core import due
 from cluster.core.apply import EVENT_NAMES, fold, fold_events
+from cluster.core.effects import effects
 from cluster.core.entry import Entry, Flushed, decode_entry, encode_entry
 from cluster.core.events import SECOND_NS, attributes_of, duration, parse_event
-from cluster.core.machines import completion, start, workflow_task
-from cluster.core.state import RunState, checksum
+from cluster.core.machines import completion, lifecycle, start, update, workflow_task
+from cluster.core.state import ParentLink, RunState, checksum, decode_state, encode_state, without_notes
 from cluster.core.transition import Context, Transition
+from tests.core.telling import tell
 
 BEGIN_NS = 1_700_000_000 * SECOND_NS
 QUEUE = "tq"
 R = TypeVar("R")
+
+
+def update_request(update_id: str) -> Request:
+    return Request(meta=Meta(update_id=update_id, identity="client"), input=Input(name="change"))
 
 
 class CountingIds:
@@ -47,22 +55,54 @@ def payloads(text: str) -> Payloads:
     return Payloads(payloads=[Payload(metadata={"encoding": b"json/plain"}, data=f'"{text}"'.encode())])
 
 
+def check_search_attributes(attributes: Any) -> None:
+    """A registry that knows every name but one."""
+    if "Nobody" in attributes.indexed_fields:
+        raise ValueError("Namespace ns has no mapping defined for search attribute Nobody")
+
+
 class Run:
     """A run that has been started (and whose first workflow task is scheduled)."""
 
-    def __init__(self, *, limits: Limits | None = None, run_timeout_s: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        run_timeout_s: int = 0,
+        parent: ParentLink | None = None,
+        root: WorkflowExecution | None = None,
+        eager_identity: str = "",
+        adopted: Transition | None = None,
+        **fields: Any,
+    ) -> None:
+        """fields: of the start request. adopted: the run's first transition, made by its predecessor."""
         self.now = BEGIN_NS
         self.ids = CountingIds()
         self.limits = limits or Limits()
         self.entries: list[Entry] = []
-        request = StartWorkflowExecutionRequest(
-            workflow_id="w", workflow_type=WorkflowType(name="W"), task_queue=TaskQueue(name=QUEUE), request_id="start"
-        )
+        self.namespaces = {"elsewhere": ("elsewhere-id", "elsewhere")}
+        wanted: dict[str, Any] = {
+            "workflow_id": "w",
+            "workflow_type": WorkflowType(name="W"),
+            "task_queue": TaskQueue(name=QUEUE),
+            "request_id": "start",
+        }
+        request = StartWorkflowExecutionRequest(**(wanted | fields))
         if run_timeout_s:
             request.workflow_run_timeout.CopyFrom(duration(run_timeout_s * SECOND_NS))
-        first = start.begin_run(self.context(), "ns-id", request, "r")
+        first = adopted or start.begin_run(
+            self.context(), "ns-id", request, "r", parent=parent, root=root, eager_identity=eager_identity
+        )
         self.state: RunState = first.state
         self.take(first)
+
+    def successor(self, done: completion.Completed | Transition) -> Run:
+        """The next run of the chain, told by the answer (or the time-out) that ended this one."""
+        made = done if isinstance(done, Transition) else done.completion.successor if done.completion else None
+        assert made is not None, "the run has no successor"
+        after = Run(limits=self.limits, adopted=made)
+        after.now, after.ids = self.now, self.ids
+        return after
 
     def context(self) -> Context:
         return Context("ns", self.now, self.ids, self.limits)
@@ -86,14 +126,15 @@ class Run:
         self.check()
 
     def check(self) -> None:
-        assert checksum(fold("ns-id", "w", "r", self.entries)) == checksum(self.state), "fold(entries) is not the live state"
-        if not self.state.buffered:
-            rebuilt = fold_events("ns-id", "w", "r", self.event_bytes())
-            for part in ("activities", "activity_ids", "timers", "children", "status", "next_event_id"):
-                mine, theirs = getattr(self.state, part), getattr(rebuilt, part)
-                if part == "activities":
-                    mine, theirs = set(mine), set(theirs)
-                assert mine == theirs, f"{part}: public history alone gives another state"
+        state = self.state
+        key = (state.namespace_id, state.workflow_id, state.run_id)
+        assert checksum(fold(*key, self.entries)) == checksum(state), "fold(entries) is not the live state"
+        decoded = decode_state(encode_state(state))
+        assert checksum(decoded) == checksum(state), "the snapshot is not the state"
+        assert effects(decoded) == effects(state), "what is owed is not a function of the state"
+        if not state.buffered:
+            rebuilt = fold_events(*key, self.event_bytes())
+            assert checksum(without_notes(rebuilt)) == checksum(without_notes(state)), "public history gives another state"
 
     # --- time and workflow tasks
 
@@ -106,17 +147,32 @@ class Run:
         self.do(due.decide_due)
 
     def start_task(self) -> None:
-        self.do(lambda t: workflow_task.start(t, request_id=self.ids.uuid(), identity="worker"))
+        """A worker takes the workflow task, and what updates wait."""
 
-    def answer(self, *commands: Command, may_be_eager: bool = False) -> completion.Completed:
+        def begin(t: Transition) -> None:
+            workflow_task.start(t, request_id=self.ids.uuid(), identity="worker")
+            update.send(t)
+
+        self.do(begin)
+
+    def answer(self, *commands: Command, may_be_eager: bool = False, sticky: str = "", **fields: Any) -> completion.Completed:
         """Completes the started workflow task. A bad command raises its refusal after the failed task was taken."""
-        done = completion.decide_completed(
-            lambda: Transition(self.state, self.context()),
-            RespondWorkflowTaskCompletedRequest(identity="worker", commands=commands),
-            resolve_namespace=lambda name: None,
-            check_search_attributes=lambda attributes: None,
-            may_be_eager=may_be_eager,
-        )
+        request = RespondWorkflowTaskCompletedRequest(identity="worker", commands=commands, **fields)
+        if sticky:
+            request.sticky_attributes.worker_task_queue.name = sticky
+            request.sticky_attributes.schedule_to_start_timeout.CopyFrom(duration(5 * SECOND_NS))
+        before = checksum(self.state)
+        try:
+            done = completion.decide_completed(
+                lambda: Transition(self.state, self.context()),
+                request,
+                resolve_namespace=self.namespaces.get,
+                check_search_attributes=check_search_attributes,
+                may_be_eager=may_be_eager,
+            )
+        except Exception:
+            assert checksum(self.state) == before, "a refused answer changed the state"
+            raise
         self.take(done.t)
         if done.refusal is not None:
             raise done.refusal
@@ -127,12 +183,31 @@ class Run:
         self.do(workflow_task.schedule)
         self.start_task()
 
-    def task(self, *commands: Command, may_be_eager: bool = False) -> completion.Completed:
+    def task(self, *commands: Command, may_be_eager: bool = False, **fields: Any) -> completion.Completed:
         """Starts the scheduled workflow task (schedules one if there is none) and completes it."""
         if self.state.task is None:
             self.do(workflow_task.schedule)
         self.start_task()
-        return self.answer(*commands, may_be_eager=may_be_eager)
+        return self.answer(*commands, may_be_eager=may_be_eager, **fields)
+
+    # --- calls of clients
+
+    def signal(self, name: str = "go", request_id: str = "") -> bool:
+        attributes = WorkflowExecutionSignaledEventAttributes(signal_name=name, identity="client", request_id=request_id)
+        return self.do(lambda t: lifecycle.signal(t, attributes))
+
+    def request_cancel(self, request_id: str = "cancel") -> bool:
+        return self.do(lambda t: lifecycle.request_cancel(t, cause="enough", identity="client", request_id=request_id))
+
+    def terminate(self) -> None:
+        self.do(lambda t: lifecycle.terminate(t, reason="enough", details=None, identity="client"))
+
+    def update(self, update_id: str = "u") -> bool:
+        return self.do(lambda t: update.admit(t, update_request(update_id)))
+
+    def deliver(self) -> list[Message]:
+        """The protocol messages of the started workflow task."""
+        return update.messages(self.state)
 
     # --- what the history says
 
@@ -150,6 +225,10 @@ class Run:
     def history(self, since: int = 1) -> str:
         """One line for each event: its id and its name."""
         return "\n".join(f"{one.event_id} {EVENT_NAMES[one.event_type]}" for one in self.events() if one.event_id >= since)
+
+    def told(self, since: int = 1) -> str:
+        """One line for each event, with its attributes."""
+        return "\n".join(tell(one, BEGIN_NS) for one in self.events() if one.event_id >= since)
 
     def last(self, name: str) -> Any:
         """Attributes of the last event of that name."""

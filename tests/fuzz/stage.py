@@ -73,17 +73,20 @@ class Stage:
         await self._refresh_namespaces()
         queue = f"{QUEUE}-stage-{self._turn}"  # nobody else polls it
         for namespace in (FUZZ, OTHER):
-            runs = self.pools.runs if namespace == FUZZ else self.pools.foreign_runs
+            made: list[tuple[str, str]] = []
             for name in ("open", "closed", "started", "activity"):
-                run_id = await self._start(namespace, name, queue)
-                runs.append((name, run_id))
-                self.pools.names[f"run:{namespace}:{name}"] = run_id
-                if name != "open":
-                    await self._move_on(namespace, name, await self._poll(namespace, queue), queue)
-                else:
-                    await self._poll(namespace, queue)  # out of the way: its worker has died
+                workflow_id = f"{name}-{self._turn}"  # in the pools only once it is as it should be
+                run_id = await self._start(namespace, workflow_id, queue)
+                made.append((workflow_id, run_id))
+                self.pools.names |= {f"run:{namespace}:{name}": run_id, f"id:{namespace}:{name}": workflow_id}
+                task = await self._poll(namespace, queue)
+                if name != "open":  # there the worker has just died
+                    await self._move_on(namespace, name, task, queue)
+            if namespace == FUZZ:
+                await self._pages()
+            runs = self.pools.runs if namespace == FUZZ else self.pools.foreign_runs
+            runs += made
             del runs[:-12]
-        await self._pages()
 
     async def _refresh_namespaces(self) -> None:
         for number in range(4):
@@ -111,7 +114,7 @@ class Stage:
     async def _pages(self) -> None:
         listed = await self.ask("ListWorkflowExecutions", api.ListWorkflowExecutionsRequest(namespace=FUZZ, page_size=1))
         self.pools.remember_token("page", listed.next_page_token)
-        execution = WorkflowExecution(workflow_id="activity")
+        execution = WorkflowExecution(workflow_id=f"activity-{self._turn}")
         history = api.GetWorkflowExecutionHistoryRequest(namespace=FUZZ, execution=execution, maximum_page_size=1)
         self.pools.remember_token("history-page", (await self.ask("GetWorkflowExecutionHistory", history)).next_page_token)
 
@@ -196,7 +199,7 @@ class Stage:
         history = [RunHistory(workflow_id, run_id, tuple(events))]
         violations = event_ids_dense(history) or histories_well_formed(history)
         if violations:
-            raise Broken(f"{violations}")
+            raise Broken(f"{violations}\n{[(event.event_id, event.event_type) for event in events]}\n{events[-2:]}")
 
     async def _canonical_workflow(self, workflow_id: str) -> None:
         """Activity, timer, signal, update, query and result, in the namespace that nobody disturbs."""

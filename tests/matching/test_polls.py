@@ -184,7 +184,10 @@ def test_a_sticky_task_without_a_recent_poller_is_not_taken() -> None:
     async def main() -> None:
         world = World()
         assert world.schedule(hint(1, STICKY, is_sticky=True))  # nothing is known of a queue that was just made
-        await asyncio.sleep(10.1)
+        await asyncio.sleep(1.9)
+        assert not world.fallen_back
+        await asyncio.sleep(0.2)
+        assert [task.workflow_id for task in world.fallen_back] == ["wf-1"], "its worker did not come back"
         assert not world.schedule(hint(4, STICKY, is_sticky=True))
         await world.poll(STICKY, timeout_s=3.0)
         await asyncio.sleep(9.9)

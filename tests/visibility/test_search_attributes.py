@@ -99,12 +99,17 @@ def test_what_cannot_be_set_is_refused_with_its_reason(attributes: SearchAttribu
 
 
 def test_callers_may_set_custom_attributes_and_the_older_predefined_ones() -> None:
-    validate(_message(CustomerId=_json("a"), Amount=_json(None), BuildIds=_json(["b"])), SCHEMA, LIMITS)
+    given = _message(CustomerId=_json("a"), Amount=_json(None), BuildIds=_json(["b"]))
+    validate(given, SCHEMA, LIMITS)
+    types = {name: payload.metadata["type"] for name, payload in given.indexed_fields.items()}
+    assert types == {"CustomerId": b"Keyword", "Amount": b"Int", "BuildIds": b"KeywordList"}, "each is told its type"
 
 
 def _is_valid(attributes: SearchAttributes, limits: Limits) -> bool:
     try:
-        validate(attributes, SCHEMA, limits)
+        copy = SearchAttributes()
+        copy.CopyFrom(attributes)
+        validate(copy, SCHEMA, limits)
     except CallerError as refused:
         assert "limit" in refused.message
         return False

@@ -191,8 +191,10 @@ def cancel(
     return True
 
 
-def end_canceled(t: Transition, activity: Activity, details: Payloads | None, identity: str) -> None:
-    """The activity is over because its workflow wanted so."""
+def end_canceled(
+    t: Transition, activity: Activity, details: Payloads | None, identity: str, *, is_behind: bool = False
+) -> None:
+    """The activity is over because its workflow wanted so. is_behind: its end follows the other events of this answer."""
     started_event_id = write_started(t, activity, None)
     t.add(
         EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED,
@@ -203,4 +205,5 @@ def end_canceled(t: Transition, activity: Activity, details: Payloads | None, id
             details=details,
             identity=identity,
         ),
+        is_behind=is_behind,
     )

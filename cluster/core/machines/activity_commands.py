@@ -146,7 +146,7 @@ def _request_cancel(c: Completion, command: Command) -> None:
     )
     activity = t.state.activities.get(scheduled_event_id)
     if activity is not None and not activity.is_started:
-        end_canceled(t, activity, _NOT_STARTED, c.identity)
+        end_canceled(t, activity, _NOT_STARTED, c.identity, is_behind=True)
         c.needs_task = True
 
 

@@ -78,7 +78,7 @@ _BAD = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_START_CHILD_EXECUT
 
 def position(state: RunState, initiated_event_id: int) -> str:
     child = state.children.get(initiated_event_id)
-    if child is None:
+    if child is None or child.is_policy_done:
         return "none"
     return "started" if child.is_started else "initiated"
 
@@ -355,7 +355,7 @@ def _told_by_parent(close: HistoryEvent, told: dict[str, Any]) -> tuple[EventTyp
 
 def close_policy_done(t: Transition, initiated_event_id: int) -> None:
     """The closed parent's policy was carried out for this child."""
-    if initiated_event_id not in t.state.children:
+    if position(t.state, initiated_event_id) == "none":
         return
     TABLE.step(position(t.state, initiated_event_id), "policy done")
     t.note(ChildDoneNote(initiated_event_id))
@@ -373,8 +373,11 @@ def is_wanted_after_close(state: RunState, child: Child) -> bool:
 
 
 def owes_close_policy(state: RunState) -> list[Child]:
-    """Children that a closed run still has to terminate or cancel. A continued run hands nothing on: the policy applies."""
-    if state.is_open or state.status == Status.NONE:
+    """Children that a closed run still has to terminate or cancel. A continued run hands nothing on: the policy applies.
+
+    Not those of a run that was closed by a reset: they are the new run's, or nobody's.
+    """
+    if state.is_open or state.status == Status.NONE or state.is_reset_away:
         return []
-    return list(state.children.values())
+    return [one for one in state.children.values() if not one.is_policy_done]
 

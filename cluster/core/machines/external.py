@@ -261,7 +261,6 @@ def record_cancel_answer(
                 namespace_id=wish.namespace_id,
                 workflow_execution=wish.workflow_execution,
                 initiated_event_id=initiated.event_id,
-                control=wish.control,
             ),
         )
     workflow_task.schedule(t)

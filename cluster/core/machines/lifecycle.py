@@ -69,6 +69,7 @@ TABLE = Table(
 ALREADY_COMPLETED = "workflow execution already completed"
 TOO_MANY_SIGNALS = "exceeded workflow execution limit for signal events"
 HISTORY_SERVICE = "history-service"  # the identity of what the server does by itself
+RESETTER = "history-resetter"  # the identity by which a close for a reset is known
 
 
 def position(state: RunState) -> str:
@@ -120,14 +121,16 @@ def _options_updated(
     if attributes.unset_versioning_override:
         state.versioning_override = b""
     elif attributes.HasField("versioning_override"):
-        state.versioning_override = attributes.versioning_override.SerializeToString()
+        state.versioning_override = attributes.versioning_override.SerializeToString(deterministic=True)
     if attributes.HasField("priority"):
-        state.priority = attributes.priority.SerializeToString()
+        state.has_priority = True
+        state.priority = attributes.priority.SerializeToString(deterministic=True)
     if attributes.attached_request_id:
         state.request_ids[attributes.attached_request_id] = RequestSeen(event.event_type, event.event_id)
     at = timestamp_ns(event.event_time)
     for callback in attributes.attached_completion_callbacks:
-        state.callbacks.append(Callback(callback.SerializeToString(), at, request_id=attributes.attached_request_id))
+        encoded = callback.SerializeToString(deterministic=True)
+        state.callbacks.append(Callback(encoded, at, request_id=attributes.attached_request_id))
     take_links(state, event)
 
 
@@ -177,6 +180,7 @@ def _canceled(state: RunState, event: HistoryEvent, attributes: WorkflowExecutio
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
 def _terminated(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionTerminatedEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionTerminated", Status.TERMINATED, "")
+    state.is_reset_away = attributes.identity == RESETTER
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW)
@@ -355,8 +359,8 @@ def update_options(
     """
     state = t.state
     require_open(state)
-    wanted = tuple(one.SerializeToString() if one is not None else b"" for one in (versioning_override, priority))
-    if wanted == (state.versioning_override, state.priority):
+    is_same_override = (versioning_override or VersioningOverride()) == VersioningOverride.FromString(state.versioning_override)
+    if is_same_override and (priority or Priority()) == Priority.FromString(state.priority):
         return False
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,

@@ -53,7 +53,7 @@ def _merge(kept: dict[str, bytes], changes: Any) -> None:
         if is_empty_payload(payload):
             kept.pop(key, None)
         else:
-            kept[key] = payload.SerializeToString()
+            kept[key] = payload.SerializeToString(deterministic=True)
 
 
 def _map_bytes(kept: dict[str, bytes]) -> int:

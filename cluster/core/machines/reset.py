@@ -26,7 +26,6 @@ from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.state import RunState, encode_state
 from cluster.core.transition import Transition
 
-RESET_REASON = "Terminated by reset"
 EXCLUDE = ResetReapplyExcludeType
 
 

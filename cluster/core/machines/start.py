@@ -133,9 +133,8 @@ def begin_run(
         assert backoff_ns is not None, "validated at the edge"
         attributes.first_workflow_task_backoff.CopyFrom(duration(backoff_ns))
         attributes.initiator = ContinueAsNewInitiator.CONTINUE_AS_NEW_INITIATOR_CRON_SCHEDULE
-    if execution_ns := duration_ns(attributes.workflow_execution_timeout):  # the wait before the first task is not counted
-        expires_at = context.now + execution_ns + duration_ns(attributes.first_workflow_task_backoff)
-        attributes.workflow_execution_expiration_time.CopyFrom(timestamp(expires_at))
+    if execution_ns := duration_ns(attributes.workflow_execution_timeout):  # counted from now on, whatever the first wait
+        attributes.workflow_execution_expiration_time.CopyFrom(timestamp(context.now + execution_ns))
     if eager_identity and not duration_ns(attributes.first_workflow_task_backoff):
         attributes.eager_execution_accepted = True
     metadata: UserMetadata | None = request.user_metadata if request.HasField("user_metadata") else None

@@ -26,9 +26,9 @@ def take_started(state: RunState, event: HistoryEvent, attributes: WorkflowExecu
     state.attempt = a.attempt
     state.cron_schedule = a.cron_schedule
     if a.HasField("retry_policy"):
-        state.retry_policy = a.retry_policy.SerializeToString()
+        state.retry_policy = a.retry_policy.SerializeToString(deterministic=True)
     if state.retry_policy or state.cron_schedule:
-        state.start_attributes = a.SerializeToString()
+        state.start_attributes = a.SerializeToString(deterministic=True)
     if a.HasField("parent_workflow_execution"):
         state.parent = ParentLink(
             namespace=a.parent_workflow_namespace,
@@ -42,15 +42,16 @@ def take_started(state: RunState, event: HistoryEvent, attributes: WorkflowExecu
     state.root_workflow_id = a.root_workflow_execution.workflow_id or state.workflow_id
     state.root_run_id = a.root_workflow_execution.run_id or state.run_id
     for key, payload in a.memo.fields.items():
-        state.memo[key] = payload.SerializeToString()
+        state.memo[key] = payload.SerializeToString(deterministic=True)
     for key, payload in a.search_attributes.indexed_fields.items():
-        state.search_attributes[key] = payload.SerializeToString()
-    if a.HasField("priority"):
-        state.priority = a.priority.SerializeToString()
+        state.search_attributes[key] = payload.SerializeToString(deterministic=True)
+    state.has_priority = a.HasField("priority")
+    if state.has_priority:
+        state.priority = a.priority.SerializeToString(deterministic=True)
     if a.HasField("versioning_override"):
-        state.versioning_override = a.versioning_override.SerializeToString()
+        state.versioning_override = a.versioning_override.SerializeToString(deterministic=True)
     for callback in a.completion_callbacks:
-        state.callbacks.append(Callback(callback.SerializeToString(), state.started_at))
+        state.callbacks.append(Callback(callback.SerializeToString(deterministic=True), state.started_at))
     for point in a.prev_auto_reset_points.points:
         state.reset_points.append(
             ResetPoint(
@@ -64,11 +65,11 @@ def take_started(state: RunState, event: HistoryEvent, attributes: WorkflowExecu
             )
         )
     if event.HasField("user_metadata"):
-        state.user_metadata = event.user_metadata.SerializeToString()
+        state.user_metadata = event.user_metadata.SerializeToString(deterministic=True)
     take_links(state, event)
     state.start_link_count = len(state.links)
 
 
 def take_links(state: RunState, event: HistoryEvent) -> None:
     for link in event.links:
-        state.links.append(link.SerializeToString())
+        state.links.append(link.SerializeToString(deterministic=True))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 from temporalio.api.command.v1 import ContinueAsNewWorkflowExecutionCommandAttributes
-from temporalio.api.common.v1 import Link, Payloads, RetryPolicy, WorkflowType
+from temporalio.api.common.v1 import Link, Payloads, Priority, RetryPolicy, WorkflowType
 from temporalio.api.enums.v1 import ContinueAsNewInitiator, RetryState, TaskQueueKind
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionStartedEventAttributes
@@ -128,8 +128,8 @@ def continue_as_new(t: Transition, run_id: str, command: ContinueAsNewWorkflowEx
             getattr(attributes, target).CopyFrom(getattr(command, source))
     if command.HasField("retry_policy"):
         attributes.retry_policy.CopyFrom(with_defaults(command.retry_policy, limits))
-    if state.priority:
-        attributes.priority.MergeFromString(state.priority)
+    if state.has_priority:
+        attributes.priority.CopyFrom(Priority.FromString(state.priority))
     return _begin(t, attributes, run_id, has_callbacks=True)
 
 

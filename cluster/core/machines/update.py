@@ -91,7 +91,7 @@ def _admitted(state: RunState, event: HistoryEvent, attributes: WorkflowExecutio
     state.updates[update_id] = Update(
         update_id,
         UpdateStage.ADMITTED,
-        request=attributes.request.SerializeToString(),
+        request=attributes.request.SerializeToString(deterministic=True),
         admitted_event_id=event.event_id,
         admitted_at=timestamp_ns(event.event_time),
     )
@@ -160,7 +160,8 @@ def admit(t: Transition, request: Request) -> bool:
     if len(state.updates) >= limits.updates_total_max:
         raise failed_precondition(TOO_MANY_UPDATES.format(limits.updates_total_max))
     TABLE.step("none", "admitted")
-    t.note(UpdateNote(Update(update_id, UpdateStage.ADMITTED, request=request.SerializeToString(), admitted_at=t.now)))
+    encoded = request.SerializeToString(deterministic=True)
+    t.note(UpdateNote(Update(update_id, UpdateStage.ADMITTED, request=encoded, admitted_at=t.now)))
     workflow_task.schedule(t, speculative=True)
     return True
 
@@ -238,7 +239,7 @@ def reject(t: Transition, update_id: str, failure: Failure) -> None:
     """Refused by the workflow: whoever waits hears why, the run keeps no trace."""
     TABLE.step(position(t.state, update_id), "rejected")
     t.note(UpdateGoneNote(update_id))
-    t.notices.append(Rejected(update_id, failure.SerializeToString()))
+    t.notices.append(Rejected(update_id, failure.SerializeToString(deterministic=True)))
 
 
 def reject_unprocessed(t: Transition) -> None:

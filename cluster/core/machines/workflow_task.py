@@ -24,6 +24,7 @@ from temporalio.api.history.v1 import (
 
 from cluster.core.entry import StickyNote, TaskNote
 from cluster.core.events import SECOND_NS, duration, duration_ns, timestamp_ns
+from cluster.core.machines.builds import note_build
 from cluster.core.machines.late_events import (
     pending_events,
     pending_task,
@@ -31,7 +32,7 @@ from cluster.core.machines.late_events import (
     write_events,
     write_scheduled,
 )
-from cluster.core.state import ResetPoint, RunState, Status, TaskType, WorkflowTask
+from cluster.core.state import RunState, Status, TaskType, WorkflowTask
 from cluster.core.table import IllegalTransition, Table, applies
 from cluster.core.transition import Transition
 
@@ -59,7 +60,6 @@ TABLE = Table(
 
 SPECULATIVE_SCHEDULE_TO_START_NS = 5 * SECOND_NS  # tasks.SpeculativeWorkflowTaskScheduleToStartTimeout
 ATTEMPTS_WITH_PLAIN_TIMEOUT = 3  # history: workflowTaskRetryBackoffMinAttempts
-RESET_POINTS_MAX = 20  # history.historyMaxAutoResetPoints
 
 
 def position(state: RunState) -> str:
@@ -116,37 +116,14 @@ def _completed(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCom
         state.sdk_name = attributes.sdk_metadata.sdk_name
     if attributes.sdk_metadata.sdk_version:
         state.sdk_version = attributes.sdk_metadata.sdk_version
-    if attributes.worker_version.build_id:
-        state.build_id = attributes.worker_version.build_id
-    if attributes.HasField("deployment_version"):
-        state.deployment_version = attributes.deployment_version.SerializeToString()
-    state.versioning_behavior = attributes.versioning_behavior
-    _note_reset_point(state, event, attributes)
-
-
-def _note_reset_point(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCompletedEventAttributes) -> None:
-    """Where a build was first seen: what it broke can be undone by a reset to before it."""
-    build_id = attributes.deployment_version.build_id or attributes.worker_version.build_id
-    if any((one.build_id, one.binary_checksum) == (build_id, attributes.binary_checksum) for one in state.reset_points):
-        return
-    state.reset_points.append(
-        ResetPoint(
-            build_id,
-            attributes.binary_checksum,
-            event.event_id,
-            timestamp_ns(event.event_time),
-            resettable=not (state.children or state.signals_out or state.cancels_out),
-            run_id=state.run_id,
-        )
-    )
-    del state.reset_points[:-RESET_POINTS_MAX]
+    note_build(state, event, attributes)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
 def _failed(state: RunState, event: HistoryEvent, attributes: WorkflowTaskFailedEventAttributes) -> None:
     TABLE.step(position(state), "WorkflowTaskFailed")
     _task_ended_badly(state)
-    state.last_task_failure = attributes.failure.SerializeToString()
+    state.last_task_failure = attributes.failure.SerializeToString(deterministic=True)
     state.last_task_failed_cause = attributes.cause
     if attributes.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW:
         state.task_attempt = 1
@@ -259,7 +236,7 @@ def start(
             history_bytes=state.history_bytes,
             suggest_reasons=tuple(reasons),
         )
-    task = replace(task, started_attributes=attributes.SerializeToString() if not task.events_written else b"")
+    task = replace(task, started_attributes=attributes.SerializeToString(deterministic=True) if not task.events_written else b"")
     t.note(TaskNote(task, task.attempt, task.stamp, state.last_task_failure, state.last_task_failed_cause))
 
 
@@ -377,7 +354,7 @@ def suggest_reasons(t: Transition) -> list[SuggestContinueAsNewReason.ValueType]
 def _end_without_event(
     t: Transition, task: WorkflowTask, failure: Failure | None, cause: WorkflowTaskFailedCause.ValueType | int
 ) -> None:
-    encoded = failure.SerializeToString() if failure is not None else b""
+    encoded = failure.SerializeToString(deterministic=True) if failure is not None else b""
     attempt = 1 if t.state.sticky_queue else task.attempt + 1
     t.note(TaskNote(None, attempt, task.stamp, encoded, int(cause)))
     if t.state.sticky_queue:

@@ -19,6 +19,7 @@ from cluster.visibility.query import parse_query
 from cluster.visibility.search_attributes import AttributeType, Schema, as_message, encode_value
 
 _SECOND_NS = 1_000_000_000
+_GROUPED = frozenset({"ExecutionStatus"})  # as in the public server; the stores could group by any keyword
 _OPEN = frozenset(
     {
         WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING,
@@ -159,6 +160,11 @@ def _count(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
         assert call.record is not None
         query = parse_query(request.query, services.schema_of(call.record))
+        if query.group_by is not None and query.group_by.name not in _GROUPED:
+            raise invalid_argument(
+                "invalid query: operation is not supported: 'GROUP BY' clause is not supported for search attribute "
+                + query.group_by.alias
+            )
         found = await services.visibility.count(call.record.id, query)
         response = api.CountWorkflowExecutionsResponse(count=found.total)
         for group in found.groups:

@@ -27,7 +27,7 @@ from temporalio.api.workflow.v1 import (
 )
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
-from cluster.core.events import duration, timestamp
+from cluster.core.events import duration, duration_or_none, timestamp
 from cluster.core.machines import lifecycle
 from cluster.core.machines.activity_pending import pending_info
 from cluster.core.state import RunState
@@ -44,7 +44,7 @@ def description(state: RunState, now: int) -> DescribeWorkflowExecutionResponse:
         execution_config=_config(state), workflow_execution_info=_info(state), workflow_extended_info=_extended(state)
     )
     response.pending_activities.extend(pending_info(one, now) for one in state.activities.values())
-    for child in state.children.values() if state.is_open else ():
+    for child in state.children.values():
         response.pending_children.append(
             PendingChildExecutionInfo(
                 workflow_id=child.workflow_id,
@@ -76,8 +76,8 @@ def description(state: RunState, now: int) -> DescribeWorkflowExecutionResponse:
 def _config(state: RunState) -> WorkflowExecutionConfig:
     config = WorkflowExecutionConfig(
         task_queue=TaskQueue(name=state.task_queue, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL),
-        workflow_execution_timeout=duration(state.execution_timeout_ns),
-        workflow_run_timeout=duration(state.run_timeout_ns),
+        workflow_execution_timeout=duration_or_none(state.execution_timeout_ns),
+        workflow_run_timeout=duration_or_none(state.run_timeout_ns),
         default_workflow_task_timeout=duration(state.task_timeout_ns),
     )
     if state.user_metadata:
@@ -116,6 +116,7 @@ def _info(state: RunState) -> WorkflowExecutionInfo:
         info.priority.CopyFrom(Priority.FromString(state.priority))
     if state.build_id:
         info.most_recent_worker_version_stamp.build_id = state.build_id
+    info.auto_reset_points.SetInParent()
     for point in state.reset_points:
         found = info.auto_reset_points.points.add(
             build_id=point.build_id,
@@ -156,7 +157,6 @@ def _callback(callback: Any) -> CallbackInfo:
         registration_time=timestamp(callback.registered_at),
         state=CallbackState.ValueType(callback.state),
         attempt=callback.attempt,
-        request_id=callback.request_id,
     )
     info.trigger.workflow_closed.SetInParent()
     if callback.last_attempt_at:

@@ -40,10 +40,19 @@ async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call
     page_last = min(last, first + count - 1)
     events = await shard.events(run, first, page_last)
     if page_last == last and state.is_open and not is_waiting:
-        events = events + [event.SerializeToString() for event in workflow_task.pending_events(state, state.last_version)]
+        events = events + _pending(state)
     has_more = page_last < last or (is_waiting and state.is_open)
     rest = HistoryPageToken(*_names(run), page_last + 1, last, is_waiting) if has_more else None
     return _encode(service.tokens, events, rest)
+
+
+def _pending(state: RunState) -> list[bytes]:
+    """The events of a transient task, which are not in the history; they are shown while they continue it. Once something was
+    recorded after the task was made (a signal during its backoff), its start gives it events of its own."""
+    pending = workflow_task.pending_events(state, state.last_version)
+    if not pending or pending[0].event_id != state.next_event_id:
+        return []
+    return [event.SerializeToString() for event in pending]
 
 
 async def _close_event(tokens: Tokens, shard: Shard, run: Run, state: RunState, is_waiting: bool) -> bytes:

@@ -62,10 +62,15 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     if current is not None:
         old = shard.begin(current, context)
         if current.state.is_open:
-            lifecycle.terminate(old, reason=machine.RESET_REASON, details=None, identity="history-service")
+            lifecycle.terminate(old, reason=request.reason, details=None, identity=lifecycle.RESETTER)
         if current.key == base.key:
             old.note(CloseNote(old.state.parent_told, run_id))
-        changes.append((current, old))
+        if not old.is_empty:
+            changes.append((current, old))
+    if current is None or current.key != base.key:
+        before = shard.begin(base)
+        before.note(CloseNote(before.state.parent_told, run_id))
+        changes.append((base, before))
     await shard.commit(*changes, (None, t))
     return ResetWorkflowExecutionResponse(run_id=run_id)
 

@@ -11,8 +11,8 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from cluster.core.errors import not_found
-from cluster.core.machines import lifecycle, workflow_task
-from cluster.core.machines.completion import decide_completed
+from cluster.core.machines import lifecycle
+from cluster.core.machines.completion import decide_completed, decide_failed
 from cluster.core.state import RunState
 from cluster.tokens import TaskToken
 from cluster.history import polls
@@ -80,14 +80,7 @@ async def failed(service: Any, shard: Shard, namespace: Any, request: Any, call:
     run = await shard.find(namespace.id, token.workflow_id, token.run_id)
     _require_task(run.state, token)
     t = shard.begin(run)
-    workflow_task.fail(
-        t,
-        request.cause,
-        request.failure if request.HasField("failure") else None,
-        identity=request.identity,
-        worker_version=request.worker_version if request.HasField("worker_version") else None,
-    )
-    workflow_task.schedule(t)
+    decide_failed(t, request)
     await shard.commit((run, t))
     resend(run)
     return RespondWorkflowTaskFailedResponse()

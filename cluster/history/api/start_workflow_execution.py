@@ -114,7 +114,6 @@ async def _attach(shard: Shard, run: Run, request: StartWorkflowExecutionRequest
         callbacks=request.completion_callbacks if options.attach_completion_callbacks else (),
         links=request.links if options.attach_links else (),
         attach_request_id=options.attach_request_id,
-        identity=request.identity,
     )
     await shard.commit((run, t))
     return t.state
@@ -135,6 +134,10 @@ async def start_workflow(service: Any, shard: Shard, namespace: Any, request: An
     )
     if started.outcome is Outcome.DEDUPLICATED and state.start_request_id != request.request_id:
         response.started = False  # it had attached to this run
+    seen = state.request_ids.get(request.request_id)
+    if not response.started and seen is not None:
+        response.link.workflow_event.request_id_ref.request_id = request.request_id
+        response.link.workflow_event.request_id_ref.event_type = EventType.ValueType(seen.event_type)
     if started.is_eager and is_new:
         answer = await polls.workflow_task_answer(shard, started.run, state, service.tokens, is_sticky=False)
         response.eager_workflow_task.CopyFrom(PollWorkflowTaskQueueResponse.FromString(answer))
@@ -173,9 +176,16 @@ async def signal_with_start(service: Any, shard: Shard, namespace: Any, request:
     return SignalWithStartWorkflowExecutionResponse(
         run_id=started.run_id,
         first_execution_run_id=started.state.first_run_id,
-        started=started.outcome is not Outcome.ATTACH,
+        started=_has_started(started, request.request_id),
         signal_link=link_to_signal(namespace.name, request.workflow_id, started.run_id, request.request_id),
     )
+
+
+def _has_started(started: Started, request_id: str) -> bool:
+    """A repeated request has started its run, unless the first one found a run to signal."""
+    if started.outcome is Outcome.DEDUPLICATED:
+        return started.state.start_request_id == request_id
+    return started.outcome in (Outcome.START, Outcome.TERMINATE_AND_START)
 
 
 def link_to_start(namespace: str, workflow_id: str, run_id: str, request_id: str) -> Link:

@@ -1,0 +1,60 @@
+"""Which builds of the workers have worked on a run: points it can be reset to, and the search attribute BuildIds."""
+
+from __future__ import annotations
+
+import json
+
+from temporalio.api.common.v1 import Payload
+from temporalio.api.history.v1 import HistoryEvent, WorkflowTaskCompletedEventAttributes
+
+from cluster.core.events import timestamp_ns
+from cluster.core.state import ResetPoint, RunState
+
+RESET_POINTS_MAX = 20  # history.historyMaxAutoResetPoints
+BUILD_IDS = "BuildIds"
+_UNVERSIONED = "unversioned"
+
+
+def note_build(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCompletedEventAttributes) -> None:
+    """A worker has completed a workflow task."""
+    if attributes.worker_version.build_id:
+        state.build_id = attributes.worker_version.build_id
+    if attributes.HasField("deployment_version"):
+        state.deployment_version = attributes.deployment_version.SerializeToString()
+    state.versioning_behavior = attributes.versioning_behavior
+    _note_reset_point(state, event, attributes)
+    _note_build_id(state, attributes)
+
+
+def _note_reset_point(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCompletedEventAttributes) -> None:
+    """Where a build was first seen: what it broke can be undone by a reset to before it."""
+    build_id = attributes.deployment_version.build_id or attributes.worker_version.build_id
+    if any((one.build_id, one.binary_checksum) == (build_id, attributes.binary_checksum) for one in state.reset_points):
+        return
+    state.reset_points.append(
+        ResetPoint(
+            build_id,
+            attributes.binary_checksum,
+            event.event_id,
+            timestamp_ns(event.event_time),
+            resettable=not (state.children or state.signals_out or state.cancels_out),
+            run_id=state.run_id,
+        )
+    )
+    del state.reset_points[:-RESET_POINTS_MAX]
+
+
+def _note_build_id(state: RunState, attributes: WorkflowTaskCompletedEventAttributes) -> None:
+    """A worker without versioning counts as unversioned, and once more with its build id, if it has one."""
+    if attributes.HasField("deployment_version"):
+        return
+    build_id = attributes.worker_version.build_id
+    wanted = [_UNVERSIONED, *([f"{_UNVERSIONED}:{build_id}"] if build_id else [])]
+    encoded = state.search_attributes.get(BUILD_IDS)
+    known: list[str] = json.loads(Payload.FromString(encoded).data) if encoded is not None else []
+    missing = [one for one in wanted if one not in known]
+    if not missing:
+        return
+    data = json.dumps([*known, *missing], separators=(",", ":")).encode()
+    payload = Payload(metadata={"encoding": b"json/plain", "type": b"KeywordList"}, data=data)
+    state.search_attributes[BUILD_IDS] = payload.SerializeToString(deterministic=True)
