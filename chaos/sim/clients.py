@@ -244,6 +244,7 @@ class Requests:
         )
         reply = await self.until_answered([], "QueryWorkflow", request, deadline_s=8.0)
         if reply is not None and run_id:
+            running_loop().trace("query", run=run_id, begun=begun_ns, signals=value_of(reply.query_result))
             self.asked.append(Asked(run_id, begun_ns, running_loop().now_ns(), value_of(reply.query_result)))
 
     async def reset(self, client: str, workflow_id: str, run_id: str, finish_id: int) -> str:

@@ -125,6 +125,10 @@ class SimWorker:
             return None
         await asyncio.sleep(self.stream.uniform(0, 0.02))
         view = view_of(events)
+        running_loop().trace(
+            "task", worker=self.name, run=task.workflow_execution.run_id, started=task.started_event_id, attempt=task.attempt,
+            queries=len(task.queries), query=task.HasField("query"), signals=view.signals_count, last=len(events),
+        )  # fmt: skip
         if task.HasField("query"):
             await self._answer_query(task, view)
             return None

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.failures import permission_denied
+from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.frontend.methods import Method
 from cluster.frontend.permissions import Permission
 

@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 
 if TYPE_CHECKING:
     from cluster.frontend.methods import Method
-    from cluster.tokens import TaskToken
     from cluster.matching.queries import QueryToken
     from cluster.namespaces.record import NamespaceRecord
+    from cluster.tokens import TaskToken
 
 
 class Call:

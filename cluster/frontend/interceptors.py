@@ -32,8 +32,8 @@ from cluster.frontend.methods import METHODS
 from cluster.frontend.namespace_of_call import namespace_of_call
 from cluster.frontend.namespace_walk import check_all_rules, namespace_walk
 from cluster.frontend.ports import NamespacesPort
-from cluster.tokens import Tokens
 from cluster.frontend.validation import Validation, validation
+from cluster.tokens import Tokens
 
 
 def interceptor_list(

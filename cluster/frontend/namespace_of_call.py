@@ -24,8 +24,8 @@ from cluster.core.errors import failed_precondition, invalid_argument
 from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.frontend.methods import Method
 from cluster.frontend.ports import NamespacesPort
-from cluster.tokens import TaskToken, Tokens, stale_task_token
 from cluster.matching.tasks import TaskKind
+from cluster.tokens import TaskToken, Tokens, stale_task_token
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord

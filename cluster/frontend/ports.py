@@ -10,8 +10,8 @@ from temporalio.api.taskqueue.v1 import TaskQueueConfig
 from temporalio.api.workflowservice.v1 import ListWorkersResponse, UpdateTaskQueueConfigResponse
 
 from cluster.frontend.call import Call
-from cluster.tokens import TaskToken
 from cluster.matching.tasks import QueueKey
+from cluster.tokens import TaskToken
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord

@@ -13,9 +13,10 @@ from temporalio.api.enums.v1 import (
     WorkflowIdConflictPolicy,
     WorkflowIdReusePolicy,
 )
+from temporalio.api.errordetails.v1 import NotFoundFailure
 
 from cluster.config import Limits
-from cluster.core.errors import CallerError, invalid_argument
+from cluster.core.errors import CallerError, invalid_argument, not_found
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _RESERVED_QUEUE_PREFIX = "/_sys/"
@@ -33,6 +34,17 @@ TERMINATE_IF_RUNNING = WorkflowIdReusePolicy.WORKFLOW_ID_REUSE_POLICY_TERMINATE_
 
 def is_longer(text: str, bytes_max: int) -> bool:
     return len(text) > bytes_max // 4 and len(text.encode()) > bytes_max
+
+
+def check_activity_failure(request: Any) -> None:
+    """An activity that nobody asked to cancel cannot have been cancelled: what it says then is no failure."""
+    if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
+        raise invalid_argument("Failure must have ApplicationFailureInfo.")
+
+
+def no_such_activity(activity_id: str) -> CallerError:
+    """Without a workflow id the request means a standalone activity, of which there are none here."""
+    return not_found(f"activity not found for ID: {activity_id}", NotFoundFailure())
 
 
 def check_execution(request: Any, field: str) -> None:

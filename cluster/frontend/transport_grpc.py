@@ -19,8 +19,8 @@ from grpc_reflection.v1alpha import reflection
 
 from cluster.config import Limits
 from cluster.core.errors import CallerError, invalid_argument
-from cluster.frontend.call import Call, Handler
 from cluster.failures import STATUS_DETAILS_HEADER, as_caller_error, shown_message, status_bytes
+from cluster.frontend.call import Call, Handler
 from cluster.frontend.methods import METHODS, OPERATOR_SERVICE, WORKFLOW_SERVICE, Method
 from cluster.seams import Ids
 

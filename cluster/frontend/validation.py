@@ -19,15 +19,15 @@ from temporalio.api.enums.v1 import (
     UpdateWorkflowExecutionLifecycleStage,
     WorkflowIdConflictPolicy,
 )
-from temporalio.api.errordetails.v1 import NotFoundFailure
 
 from cluster.config import Limits
-from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found
-from cluster.frontend.call import Call, Handler, Interceptor
+from cluster.core.errors import failed_precondition, invalid_argument
 from cluster.failures import permission_denied
+from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.frontend.methods import Method
 from cluster.frontend.multi_operation import validate_multi_operation
 from cluster.frontend.request_checks import (
+    check_activity_failure,
     check_execution,
     check_id_policies,
     check_identity,
@@ -41,6 +41,7 @@ from cluster.frontend.request_checks import (
     check_workflow_timeouts,
     default_id_policies,
     is_longer,
+    no_such_activity,
 )
 from cluster.frontend.start_checks import StartChecks
 from cluster.seams import Ids
@@ -300,24 +301,12 @@ def _by_id(v: Validation, call: Call, request: Any) -> None:
         raise invalid_argument("ActivityId is not set on request.")
     check_identity(request, v.limits)
     if not request.workflow_id:
-        raise _no_such_activity(request.activity_id)
+        raise no_such_activity(request.activity_id)
 
 
 def _activity_failed(v: Validation, call: Call, request: Any) -> None:
-    """An activity that nobody asked to cancel cannot have been cancelled: what it says then is no failure."""
-    _identity(v, call, request)
-    if request.HasField("failure") and not request.failure.HasField("application_failure_info"):
-        raise invalid_argument("Failure must have ApplicationFailureInfo.")
-
-
-def _activity_failed_by_id(v: Validation, call: Call, request: Any) -> None:
-    _by_id(v, call, request)
-    _activity_failed(v, call, request)
-
-
-def _no_such_activity(activity_id: str) -> CallerError:
-    """Without a workflow id the request means a standalone activity, of which there are none here."""
-    return not_found(f"activity not found for ID: {activity_id}", NotFoundFailure())
+    (_by_id if request.DESCRIPTOR.name.endswith("ByIdRequest") else _identity)(v, call, request)
+    check_activity_failure(request)
 
 
 def _describe_queue(v: Validation, call: Call, request: Any) -> None:
@@ -399,7 +388,7 @@ RULES: dict[str, Rule] = {
     "RespondActivityTaskFailed": _activity_failed,
     "RespondActivityTaskCanceled": _identity,
     "RespondActivityTaskCompletedById": _by_id,
-    "RespondActivityTaskFailedById": _activity_failed_by_id,
+    "RespondActivityTaskFailedById": _activity_failed,
     "RespondActivityTaskCanceledById": _by_id,
     "RecordActivityTaskHeartbeatById": _by_id,
     "DescribeTaskQueue": _describe_queue,

@@ -45,9 +45,9 @@ class Outstanding:
         self._sticky_gone = sticky_gone
         self._index: dict[tuple[QueueKey, int], dict[tuple[str, int, int], TaskHint]] = {}
 
-    def reconcile(self, shard: Shard, run: Run) -> None:
-        """Called with a durable state."""
-        wanted = effects(run.state)
+    def reconcile(self, shard: Shard, run: Run, state: RunState) -> None:
+        """Called with a durable state of the run."""
+        wanted = effects(state)
         active = run.active
         if not wanted and not active:
             return
@@ -59,7 +59,7 @@ class Outstanding:
                 self._matching.withdraw(served)
         for effect in wanted:
             if effect not in active:
-                self._begin(shard, run, effect)
+                self._begin(shard, run, state, effect)
 
     def forget_shard(self, shard: int) -> None:
         """The shard is gone from here; whoever owns it next offers anew."""
@@ -75,9 +75,9 @@ class Outstanding:
     def backlog_count(self, queue: QueueKey) -> int:
         return sum(len(hints) for (key, _), hints in self._index.items() if key == queue)
 
-    def _begin(self, shard: Shard, run: Run, effect: Effect) -> None:
+    def _begin(self, shard: Shard, run: Run, state: RunState, effect: Effect) -> None:
         if isinstance(effect, OfferWorkflowTask | OfferActivityTask):
-            hint = hint_of(shard.id, run.state, effect)
+            hint = hint_of(shard.id, state, effect)
             run.active[effect] = hint
             self._index.setdefault((hint.queue, hint.shard), {})[_listing(hint)] = hint
             if not self._matching.offer(hint) and hint.is_sticky:

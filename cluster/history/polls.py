@@ -18,11 +18,11 @@ from cluster.core.errors import CallerError, Code
 from cluster.core.events import duration, join_framed, parse_event, timestamp
 from cluster.core.machines import activity, activity_calls, update, workflow_task
 from cluster.core.state import RunState
-from cluster.tokens import Purpose, TaskToken, Tokens
 from cluster.history.queries import send_buffered
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 from cluster.matching.tasks import TaskGone, TaskHint, TaskKind
+from cluster.tokens import Purpose, TaskToken, Tokens
 
 _HISTORY_TAG = b"\x42"  # PollWorkflowTaskQueueResponse.history, field 8, length-delimited
 

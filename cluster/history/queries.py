@@ -40,7 +40,8 @@ class BufferedQuery:
     def __init__(self, query: WorkflowQuery) -> None:
         self.query = query
         self.is_sent = False
-        self.future: asyncio.Future[QueryWorkflowResponse] = asyncio.get_running_loop().create_future()
+        # None: no task is coming to ride with, ask directly.
+        self.future: asyncio.Future[QueryWorkflowResponse | None] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: BaseException) -> None:
         if not self.future.done():
@@ -66,6 +67,16 @@ def take_results(run: Run, results: Any) -> None:
             waiting.future.set_exception(query_failed(result.error_message, result.failure))
 
 
+def release(run: Run, *, with_sent: bool = False) -> None:
+    """No task is under way any more: queries that were to ride with one are asked directly. Those that did ride get their
+    results from the answer's handler first (with_sent: it has given them)."""
+    if run.state.is_open and run.state.task is not None:
+        return
+    for waiting in run.queries.values():
+        if (with_sent or not waiting.is_sent) and not waiting.future.done():
+            waiting.future.set_result(None)
+
+
 def resend(run: Run) -> None:
     """The task that carried them is lost: they ride with the next one."""
     for waiting in run.queries.values():
@@ -88,9 +99,11 @@ async def query_workflow(
     until = deadline if deadline is not None else loop.time() + WAIT_S_DEFAULT
     if not _waits_for_first_task(run):
         await _first_task_completed(run, until)
+    while _is_under_way(run.state):
+        answer = await _ride(shard, run, request.query, until)
+        if answer is not None:
+            return answer
     state = run.state
-    if state.is_open and state.task is not None and state.task.events_written and not state.paused_at:
-        return await _ride(shard, run, request.query, until)
     if state.last_task_failed_cause and state.task is not None and state.task.attempt > 1:
         raise failed_precondition(
             "Unable to query workflow due to Workflow Task in failed state: fix the workflow's code or its worker first."
@@ -110,6 +123,10 @@ def _reject(state: RunState, condition: int) -> QueryWorkflowResponse | None:
     if not is_rejected:
         return None
     return QueryWorkflowResponse(query_rejected=QueryRejected(status=WorkflowExecutionStatus.ValueType(status)))
+
+
+def _is_under_way(state: RunState) -> bool:
+    return state.is_open and state.task is not None and state.task.events_written and not state.paused_at
 
 
 def _waits_for_first_task(run: Run) -> bool:
@@ -132,7 +149,7 @@ async def _first_task_completed(run: Run, until: float) -> None:
             timer.cancel()
 
 
-async def _ride(shard: Shard, run: Run, query: WorkflowQuery, until: float) -> QueryWorkflowResponse:
+async def _ride(shard: Shard, run: Run, query: WorkflowQuery, until: float) -> QueryWorkflowResponse | None:
     if len(run.queries) >= BUFFERED_MAX:
         raise CallerError(Code.RESOURCE_EXHAUSTED, "consistent query buffer is full, cannot accept new consistent queries")
     query_id = shard.ids.uuid()

@@ -24,16 +24,15 @@ from cluster.core.entry import DeletedNote
 from cluster.core.errors import CallerError, unavailable
 from cluster.core.events import join_framed, parse_event
 from cluster.core.machines import child, lifecycle, workflow_task
-from cluster.core.state import ParentLink
+from cluster.core.state import ParentLink, RunState
 from cluster.core.transition import Transition
 from cluster.frontend.call import Call
-from cluster.tokens import Purpose, TaskToken, Tokens
 from cluster.history import polls
 from cluster.history.api import VERBS
 from cluster.history.api.start_workflow_execution import start_or_find
 from cluster.history.deliveries import Deliveries
 from cluster.history.outstanding import Outstanding
-from cluster.history.queries import query_failed
+from cluster.history.queries import query_failed, release
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 from cluster.history.visibility_feed import VisibilityFeed
@@ -41,6 +40,7 @@ from cluster.matching.tasks import QueueKey, StickyWorkerUnavailable, TaskGone, 
 from cluster.namespaces.record import NamespaceRecord
 from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import RunKey, ShardId, Store, StoreError, StoreUnavailable
+from cluster.tokens import Purpose, TaskToken, Tokens
 
 log = structlog.get_logger("history")
 
@@ -321,11 +321,13 @@ class HistoryService:
 
     # --- after a commit, and in time ------------------------------------------------------------------------------------
 
-    def _after_commit(self, shard: Shard, run: Run) -> None:
-        self.feed.take(shard, run)
-        if run.state.is_deleted:
+    def _after_commit(self, shard: Shard, run: Run, state: RunState) -> None:
+        self.feed.take(shard, run, state)
+        if state.is_deleted:
             run.fail_waiters(lifecycle.unknown_run(run.key.workflow_id, run.key.run_id))
-        self.outstanding.reconcile(shard, run)  # a deleted run's parent and children must still hear of its end
+        if run.queries:
+            release(run)
+        self.outstanding.reconcile(shard, run, state)  # a deleted run's parent and children must still hear of its end
 
     def _on_wake(self, shard: Shard, run: Run) -> None:
         state = run.state

@@ -36,7 +36,7 @@ log = structlog.get_logger("history")
 LOADED_RUNS_MAX = 1_000  # above twice the idle bound, reading alone makes runs leave memory
 
 class Shard:
-    """See the module's text. `after_commit(run)` is called for each run whose change has become durable."""
+    """See the module's text. `after_commit(shard, run, state)` is called with each state of a run that has become durable."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Shard:
         limits: Limits,
         namespace_name: Callable[[str], str],
         retention_ns: Callable[[str], int],
-        after_commit: Callable[[Shard, Run], None],
+        after_commit: Callable[[Shard, Run, RunState], None],
         is_fed: Callable[[Run], bool],
         on_failed: Callable[[Shard], None],
     ) -> None:
@@ -71,7 +71,7 @@ class Shard:
         self.is_fed = is_fed
         self._current: dict[tuple[str, str], Run] = {}
         self._loads: dict[Any, asyncio.Future[Run | None]] = {}
-        self._touched: dict[int, dict[RunKey, Run]] = {}
+        self._touched: dict[int, dict[Run, RunState]] = {}  # by position of the group: the last state of each run in it
         self._namespace_name = namespace_name
         self._retention_ns = retention_ns
         self._after_commit = after_commit
@@ -92,7 +92,7 @@ class Shard:
         await Replay(self).run(truncated_to)
         self.is_open = True
         for run in list(self.runs.values()):
-            self.settle(run)
+            self.settle(run, run.state)
         await self._sweep.look()
         if self.dirty and self.is_open:
             self._checkpointer.request()
@@ -211,7 +211,7 @@ class Shard:
                 run = self.admit(row)
             except CorruptRecord as error:
                 raise data_loss("state", str(error)) from error
-            self.settle(run)
+            self.settle(run, run.state)
             if len(self.runs) > 2 * self.config.idle_runs_in_memory_max + LOADED_RUNS_MAX:
                 self.evict_idle(run)
         elif row.is_current and _name(row.key) not in self._current:
@@ -298,7 +298,7 @@ class Shard:
         for notice in t.notices:
             run.rejected[notice.update_id] = notice.failure
         self.mark_dirty(run)
-        self._touched.setdefault(position, {})[run.key] = run
+        self._touched.setdefault(position, {})[run] = t.state
 
     async def read(self, run: Run) -> RunState:
         """What the run shows now, once that is durable; it may have gone on by then. Raises UNAVAILABLE."""
@@ -366,18 +366,19 @@ class Shard:
         self._current[name] = run
 
     def _on_durable(self, group: Group) -> None:
-        for run in self._touched.pop(group.position, {}).values():
-            if self.is_durable(run) and not run.is_evicted:
+        for run, state in self._touched.pop(group.position, {}).items():
+            if not run.is_evicted:
                 try:
-                    self.settle(run)
+                    self.settle(run, state)
                 except Exception:  # one run's trouble must not end the journal of all
                     log.exception("a run could not be settled after its commit", run=run.key, shard=self.id)
                 run.wake_waiters()
 
-    def settle(self, run: Run) -> None:
-        """Makes the outside agree with a durable state: wake-up, effects, visibility."""
+    def settle(self, run: Run, state: RunState) -> None:
+        """Makes the outside agree with a durable state: wake-up, effects, visibility. The run may have gone on already: if
+        that were waited for, a run that never rests would never get its tasks."""
         run.used_at = asyncio.get_running_loop().time()
-        self._after_commit(self, run)
+        self._after_commit(self, run, state)
         self.set_wake(run)
 
     # --- timers ---------------------------------------------------------------------------------------------------------

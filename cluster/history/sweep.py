@@ -113,7 +113,8 @@ class Sweep:
         for row in rows:
             if row.key not in shard.runs and row.key not in shard.set_aside_runs:
                 try:
-                    shard.settle(shard.admit(row))
+                    run = shard.admit(row)
+                    shard.settle(run, run.state)
                 except CorruptRecord as error:
                     log.error("a run's row is corrupt; the run is left alone", run=row.key, error=str(error))
 

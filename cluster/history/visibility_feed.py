@@ -36,13 +36,13 @@ class VisibilityFeed:
         self._is_running = False
         self._lock = asyncio.Lock()
 
-    def take(self, shard: Shard, run: Run) -> None:
-        """Called with a durable state; the row is made of that, not of what may have come by the time it is written."""
-        signature = feed_signature(run.state)
+    def take(self, shard: Shard, run: Run, state: RunState) -> None:
+        """Called with a durable state of the run; the row shows that, not what may have come since."""
+        signature = feed_signature(state)
         if run.fed == signature:
             return
         run.fed = signature
-        self._waiting[run.key] = (shard, None if run.state.is_deleted else row_of(run))
+        self._waiting[run.key] = (shard, None if state.is_deleted else row_of(state, shard.journal.durable_position))
         if self._timer is None and not self._is_running:
             self._timer = asyncio.get_running_loop().call_later(DELAY_S, self._start)
 
@@ -108,9 +108,8 @@ class VisibilityFeed:
             self._is_running = False
 
 
-def row_of(run: Run) -> VisibilityRow:
-    """The run as lists show it."""
-    state = run.state
+def row_of(state: RunState, position: int) -> VisibilityRow:
+    """The run as lists show it. position: of the journal, when the state was durable."""
     return VisibilityRow(
         namespace_id=state.namespace_id,
         workflow_id=state.workflow_id,
@@ -118,7 +117,7 @@ def row_of(run: Run) -> VisibilityRow:
         workflow_type=state.workflow_type,
         status=state.status,
         start_time=state.started_at,
-        position=run.position,
+        position=position,
         execution_time=state.first_task_at or state.started_at,
         close_time=state.closed_at or None,
         history_length=state.next_event_id - 1,

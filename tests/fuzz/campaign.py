@@ -18,6 +18,7 @@ from cluster.frontend.not_built import NOT_BUILT
 from tests.fuzz import findings
 from tests.fuzz.messages import MessageMaker
 from tests.fuzz.mutations import MUTATIONS
+from tests.fuzz.sequences import Sequence
 from tests.fuzz.stage import Broken, Stage, fault_of
 from tests.fuzz.targets import WAITING, Answer
 
@@ -25,7 +26,7 @@ CALLS_AT_ONCE = 8
 REFRESH_EVERY = 250  # calls
 CHECK_EVERY_S = 4.0
 CORPUS_MAX = 40
-WAIT_S = (0.05, 0.3, 0.3, 1.2)
+WAIT_S = (0.05, 0.3, 1.2, 3.0, 3.0)
 WEIGHTS = {
     "RespondWorkflowTaskCompleted": 8, "StartWorkflowExecution": 4, "SignalWithStartWorkflowExecution": 3, "ExecuteMultiOperation": 3,
     "UpdateWorkflowExecution": 2, "ListWorkflowExecutions": 2, "ResetWorkflowExecution": 2, "PollWorkflowTaskQueue": 2,
@@ -79,6 +80,7 @@ class Campaign:
         self.corpus: dict[str, list[bytes]] = defaultdict(list)  # requests that were answered OK
         self._sent: list[findings.Step] = []
         self._number = 0
+        self.answered_tasks = self.refused_tasks = 0
 
     def broken(self, title: str, why: str, steps: list[findings.Step]) -> Broken:
         path = findings.write(self.folder, f"{title}-{self.seed}-{self._number}", why, steps, self.stage.pools.names)
@@ -87,9 +89,8 @@ class Campaign:
     async def send(self, name: str, data: bytes, temper: str, rng: random.Random) -> Answer:
         """One call; raises Broken if the answer is one that may never be."""
         timeout_s = rng.choice(WAIT_S) if name in WAITING else 0.0
-        if name.startswith("Poll") and rng.random() < 0.5:
-            timeout_s = 2.2  # long enough not to be refused, and to be given a task at once
-        answer = await self.stage.target.send(name, data, timeout_s)
+        patience_s = 0.2 if timeout_s > 1 else 0.0
+        answer = await self.stage.target.send(name, data, timeout_s, patience_s)
         self.tally.take(name, answer, temper)
         self._sent.append((name, data, answer.data))
         del self._sent[:-30]
@@ -147,6 +148,19 @@ class Campaign:
             if b"canary" in data or (name.endswith("Namespace") and b"doomed" not in data):
                 return  # damage must not aim at the judge, nor remove the stage
             await self.send(name, data, mutation.__name__, rng)
+
+        await self._until(seconds, one)
+
+    # --- sequences ------------------------------------------------------------------------------------------------------
+    async def sequences(self, seconds: float) -> None:
+        async def one(rng: random.Random) -> None:
+            sequence = Sequence(self.stage, rng, self._number, self.tally.take)
+            try:
+                await sequence.play()
+            except Broken as why:
+                raise self.broken("sequence", str(why), sequence.steps) from None
+            self.refused_tasks += sequence.refused
+            self.answered_tasks += sequence.answered
 
         await self._until(seconds, one)
 

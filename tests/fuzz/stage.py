@@ -64,7 +64,7 @@ class Stage:
             if name == "kept-closed":
                 task = await self._poll(CANARY, name)
                 await self._complete(CANARY, task, [commands.complete()])
-            self._kept[f"{name} {run_id}"] = [event.SerializeToString() for event in await self._events(CANARY, name, run_id)]
+            self._kept[f"{name} {run_id}"] = [event.SerializeToString() for event in await self.history(CANARY, name, run_id)]
         await self.refresh()
 
     async def refresh(self) -> None:
@@ -138,7 +138,7 @@ class Stage:
         request = api.RespondWorkflowTaskCompletedRequest(namespace=namespace, task_token=task.task_token, commands=wanted, **fields)
         return await self.ask("RespondWorkflowTaskCompleted", request)
 
-    async def _events(self, namespace: str, workflow_id: str, run_id: str) -> list[Any]:
+    async def history(self, namespace: str, workflow_id: str, run_id: str) -> list[Any]:
         request = api.GetWorkflowExecutionHistoryRequest(namespace=namespace)
         request.execution.workflow_id, request.execution.run_id = workflow_id, run_id
         events: list[Any] = []
@@ -156,7 +156,7 @@ class Stage:
         await self._canonical_workflow(f"canonical-{self._turn}-{rng.randrange(1 << 40)}")
         for key, kept in self._kept.items():
             workflow_id, run_id = key.split()
-            if [event.SerializeToString() for event in await self._events(CANARY, workflow_id, run_id)] != kept:
+            if [event.SerializeToString() for event in await self.history(CANARY, workflow_id, run_id)] != kept:
                 raise Broken(f"the history of {workflow_id}, which nobody touched, has changed")
         for namespace in (FUZZ, OTHER):
             for workflow_id, run_id in await self._some_runs(namespace, rng):
@@ -190,7 +190,7 @@ class Stage:
             return
         answer.parsed("DescribeWorkflowExecution")
         try:
-            events = await self._events(namespace, workflow_id, run_id)
+            events = await self.history(namespace, workflow_id, run_id)
         except Broken:
             again = await self.target.send("DescribeWorkflowExecution", describe.SerializeToString())
             if again.code == "NOT_FOUND":  # deleted in between
@@ -219,14 +219,19 @@ class Stage:
         await self.ask("SignalWorkflowExecution", signal)
         task = await self._poll(CANARY, queue)
         await self._complete(CANARY, task, [commands.cancel_timer("t"), commands.complete(result)])
-        last = (await self._events(CANARY, workflow_id, run_id))[-1]
+        last = (await self.history(CANARY, workflow_id, run_id))[-1]
         if last.workflow_execution_completed_event_attributes.result != result:
             raise Broken(f"the canonical workflow ended with {last}")
 
 
 
-# (call, words of its message): UNAVAILABLE is right here, two clients changed the same thing at the same time.
-CONTENDED = {("UpdateTaskQueueConfig", "changed by somebody else at the same time")}
+# (call, words of its message): UNAVAILABLE is right here, another client changed the same thing at the same time.
+CONTENDED = (
+    ("UpdateTaskQueueConfig", "changed by somebody else at the same time"),
+    ("UpdateWorkflowExecution", "because workflow is closing"),  # the public server's words and status
+    ("ExecuteMultiOperation", "because workflow is closing"),
+    ("PollWorkflowExecutionUpdate", "because workflow is closing"),
+)
 BROKEN_CODES = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"})
 
 

@@ -47,8 +47,9 @@ class Answer:
 
 
 class Target(Protocol):
-    async def send(self, name: str, data: bytes, timeout_s: float = 0.0) -> Answer:
-        """timeout_s: the client's deadline; 0 for a call that answers by itself."""
+    async def send(self, name: str, data: bytes, timeout_s: float = 0.0, patience_s: float = 0.0) -> Answer:
+        """timeout_s: the deadline that the server is told; 0 for a call that answers by itself. patience_s: a client that goes
+        away before that."""
         ...
 
     def troubles(self) -> list[str]:
@@ -78,7 +79,7 @@ class InProcess:
             self._troubles.append(f"log {level}: {entry}\n{trace}")
         raise structlog.DropEvent
 
-    async def send(self, name: str, data: bytes, timeout_s: float = 0.0) -> Answer:
+    async def send(self, name: str, data: bytes, timeout_s: float = 0.0, patience_s: float = 0.0) -> Answer:
         method, loop = METHODS[name], asyncio.get_running_loop()
         try:
             request = method.request.FromString(data)
@@ -86,7 +87,7 @@ class InProcess:
             return Answer("INVALID_ARGUMENT", f"malformed request: {error}")
         call = Call(method.path, {}, loop.time() + timeout_s if timeout_s else None, PEER)
         try:
-            async with asyncio.timeout(timeout_s or ANSWERS_WITHIN_S):
+            async with asyncio.timeout(patience_s or timeout_s or ANSWERS_WITHIN_S):
                 answer = await self.node.frontend.handlers[name](call, request)
             return Answer("OK", data=answer if isinstance(answer, bytes) else answer.SerializeToString())
         except TimeoutError:
@@ -111,9 +112,12 @@ class OverGrpc:
         self._calls: dict[str, Any] = {name: self._channel.unary_unary(method.path) for name, method in METHODS.items()}
         self._log_read = 0
 
-    async def send(self, name: str, data: bytes, timeout_s: float = 0.0) -> Answer:
+    async def send(self, name: str, data: bytes, timeout_s: float = 0.0, patience_s: float = 0.0) -> Answer:
         try:
-            return Answer("OK", data=await self._calls[name](data, timeout=timeout_s or ANSWERS_WITHIN_S))
+            async with asyncio.timeout(patience_s or None):
+                return Answer("OK", data=await self._calls[name](data, timeout=timeout_s or ANSWERS_WITHIN_S))
+        except TimeoutError:
+            return Answer("DEADLINE_EXCEEDED")
         except grpc.aio.AioRpcError as error:
             return Answer(error.code().name, error.details() or "")
 

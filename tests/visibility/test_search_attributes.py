@@ -83,7 +83,8 @@ def test_a_value_of_another_type_is_not_decoded(kind: AttributeType, payload: Pa
 @pytest.mark.parametrize(
     ("attributes", "told"),
     [
-        (_message(Unknown=_json("a")), "search attribute Unknown is not defined"),
+        (_message(Unknown=_json("a")), "has no mapping defined for search attribute Unknown"),
+        (_message(Amount=_json([1, 2])), "invalid value for search attribute Amount of type Int: [1 2]"),
         (_message(WorkflowId=_json("a")), "WorkflowId attribute can't be set in SearchAttributes"),
         (_message(TemporalWorkerDeployment=_json("a")), "TemporalWorkerDeployment attribute can't be set in"),
         (_message(Amount=_json("a")), "invalid value for search attribute Amount of type Int: a"),

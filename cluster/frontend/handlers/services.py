@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from cluster.config import Limits
 from cluster.frontend.cluster_identity import ClusterIdentity
 from cluster.frontend.ports import HistoryPort, MatchingPort, NamespacesPort
-from cluster.tokens import Tokens
 from cluster.stores.base import Store
+from cluster.tokens import Tokens
 from cluster.visibility.base import VisibilityStore
 from cluster.visibility.search_attributes import Schema
 

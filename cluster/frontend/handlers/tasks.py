@@ -19,8 +19,8 @@ from cluster.core.errors import invalid_argument
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.methods import METHODS
-from cluster.tokens import TaskToken
 from cluster.matching.queries import QueryToken
+from cluster.tokens import TaskToken
 
 POLL_TAIL_S = 1.0  # a poll this near its deadline comes home empty at once
 

@@ -15,10 +15,10 @@ from cluster.core.errors import invalid_argument
 from cluster.core.events import frame, join_framed
 from cluster.core.machines import workflow_task
 from cluster.core.state import RunState
-from cluster.tokens import Purpose, TokenRefused, Tokens
 from cluster.history.polls import HistoryPageToken
 from cluster.history.run import Run
 from cluster.history.shard import Shard
+from cluster.tokens import Purpose, TokenRefused, Tokens
 
 _HISTORY_TAG = b"\x0a"  # GetWorkflowExecutionHistoryResponse.history, field 1
 TAIL_S = 1.0  # answered this long before the caller's deadline

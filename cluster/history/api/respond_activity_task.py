@@ -14,9 +14,9 @@ from temporalio.api.workflowservice.v1 import (
 
 from cluster.core.machines import activity_calls, lifecycle, workflow_task
 from cluster.core.transition import Transition
-from cluster.tokens import TaskToken
 from cluster.history.run import Run
 from cluster.history.shard import Shard
+from cluster.tokens import TaskToken
 
 
 async def _load(shard: Shard, namespace: Any, request: Any, token: TaskToken | None) -> tuple[Run, int, int, str]:

@@ -14,10 +14,10 @@ from cluster.core.errors import not_found
 from cluster.core.machines import lifecycle
 from cluster.core.machines.completion import decide_completed, decide_failed
 from cluster.core.state import RunState
-from cluster.tokens import TaskToken
 from cluster.history import polls
-from cluster.history.queries import resend, take_results
+from cluster.history.queries import release, resend, take_results
 from cluster.history.shard import Shard
+from cluster.tokens import TaskToken
 
 TASK_NOT_FOUND = "Workflow task not found."
 
@@ -56,6 +56,7 @@ async def completed(service: Any, shard: Shard, namespace: Any, request: Any, ca
         resend(run)
         raise done.refusal
     take_results(run, request.query_results)
+    release(run, with_sent=True)
     response = RespondWorkflowTaskCompletedResponse(reset_history_event_id=done.reset_history_event_id)
     if done.completion is not None and done.completion.eager_activity_ids:
         await _add_eager_activities(service, shard, run, state, response, done.completion.eager_activity_ids)

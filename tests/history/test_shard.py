@@ -1,0 +1,417 @@
+"""The shard actor: one writer, fenced; memory never ahead of what a reader is told; runs leave memory and come back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import UpdateWorkflowExecutionLifecycleStage, WorkflowIdConflictPolicy
+from temporalio.api.workflowservice import v1 as api
+
+from cluster.config import ShardConfig
+from cluster.core.errors import Code
+from cluster.core.events import duration
+from cluster.matching.tasks import QueueKey, TaskKind
+from cluster.stores.base import RunKey, StoreUnavailable, StoreUnknown
+from tests.history.world import (
+    NAMESPACE,
+    SHARD,
+    HeldStore,
+    World,
+    complete,
+    eventually,
+    name_of,
+    play,
+    refused,
+    text,
+    timer,
+)
+
+
+WORKFLOW_QUEUE = QueueKey(NAMESPACE.id, "tq", TaskKind.WORKFLOW)
+
+
+def held() -> tuple[HeldStore, World]:
+    store = HeldStore()
+    return store, World(store)  # type: ignore[arg-type]
+
+
+async def signals(world: World, workflow_id: str = "w") -> list[str]:
+    """Names of the signals in the history, in order."""
+    events = await world.history_of(workflow_id)
+    return [
+        event.workflow_execution_signaled_event_attributes.signal_name
+        for event in events
+        if name_of(event) == "WorkflowExecutionSignaled"
+    ]
+
+
+# --- one writer ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fenced_owner_answers_unavailable_and_takes_the_shard_again() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        await store.inner.acquire(SHARD, "thief")
+        assert (await refused(world.signal("w", "a"))).code is Code.UNAVAILABLE
+        await world.signal("w", "a")
+        assert await signals(world) == ["a"]
+
+    play(story, world)
+
+
+@pytest.mark.parametrize("is_executed", [False, True])
+def test_an_append_of_unknown_outcome_is_recorded_once_by_the_retry(is_executed: bool) -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        store.fail("append", StoreUnknown("the connection broke"), after=is_executed)
+        assert (await refused(world.signal("w", "a"))).code is Code.UNAVAILABLE
+        await world.signal("w", "a")
+        await world.signal("w", "b")
+        await world.check_replay()
+        assert await signals(world) == ["a", "b"]
+
+    play(story, world)
+
+
+def test_a_start_of_unknown_outcome_is_recognised_at_its_retry() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        store.fail("append", StoreUnknown("the connection broke"), after=True)
+        assert (await refused(world.start("w"))).code is Code.UNAVAILABLE
+        run_id = await world.start("w")
+        assert (await world.current("w")).key.run_id == run_id
+        assert len(await world.history_of("w")) == 2
+
+    play(story, world)
+
+
+def test_all_that_was_built_on_a_failed_append_fails_with_it() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        store.hold("append")
+        store.fail("append", StoreUnavailable("no"))
+        calls = [asyncio.ensure_future(refused(world.signal("w", name))) for name in ("a", "b", "c")]
+        await world.settle()
+        store.release("append")
+        assert {(await call).code for call in calls} == {Code.UNAVAILABLE}
+        assert await signals(world) == []
+
+    play(story, world)
+
+
+def test_a_close_and_its_successor_are_one_append() -> None:
+    world = World(config=ShardConfig(group_entries_max=1))
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        before = world.shard.journal.last_position
+        await world.start("w", request_id="second", workflow_id_conflict_policy=policy)
+        assert world.shard.journal.last_position == before + 1
+
+    play(story, world)
+
+
+def test_a_run_that_is_replaced_ends_when_its_successor_begins() -> None:
+    async def story(world: World) -> None:
+        first = await world.start("w")
+        policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
+        second = await world.start("w", request_id="second", workflow_id_conflict_policy=policy)
+        ended, began = (await world.history_of("w", first))[-1], (await world.history_of("w", second))[0]
+        assert name_of(ended) == "WorkflowExecutionTerminated"
+        assert ended.event_time.ToNanoseconds() <= began.event_time.ToNanoseconds()
+
+    play(story)
+
+
+def test_two_starts_that_race_for_the_read_make_one_run() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w", request_id="old")
+        await world.terminate("w")
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        store.hold("current_run")
+        first = asyncio.ensure_future(world.start("w", request_id="one"))
+        second = asyncio.ensure_future(refused(world.start("w", request_id="two")))
+        await world.settle()
+        store.release("current_run")
+        await first
+        assert (await second).code is Code.ALREADY_EXISTS
+
+    play(story, world)
+
+
+def test_a_signal_with_start_whose_start_lost_the_race_still_signals() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        store.hold("current_run")
+        request = api.SignalWithStartWorkflowExecutionRequest(
+            namespace=NAMESPACE.name, workflow_id="w", request_id="both", signal_name="s", signal_input=text("s")
+        )
+        request.workflow_type.name, request.task_queue.name = "W", "tq"
+        request.workflow_id_conflict_policy = WorkflowIdConflictPolicy.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING
+        request.workflow_task_timeout.CopyFrom(duration(10_000_000_000))
+        start = asyncio.ensure_future(world.start("w"))
+        both = asyncio.ensure_future(world.call("signal_with_start_workflow_execution", "w", request))
+        await world.settle()
+        store.let_one_go("current_run")
+        run_id = await start
+        store.release("current_run")
+        answer = await both
+        assert answer.run_id == run_id and not answer.started
+        assert await signals(world) == ["s"]
+
+    play(story, world)
+
+
+# --- readers ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_waits_until_what_it_saw_is_durable() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        store.hold("append")
+        ending = asyncio.ensure_future(world.terminate("w"))
+        await world.settle()
+        reads = [asyncio.ensure_future(call) for call in (world.describe("w"), world.history_of("w"), refused(world.signal("w")))]
+        await world.settle()
+        assert not any(read.done() for read in reads), "even a refusal rests on what may be forgotten"
+        store.release("append")
+        await asyncio.gather(ending, *reads)
+
+    play(story, world)
+
+
+def test_a_long_poll_shows_what_is_durable_and_not_what_came_after() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        run_id = await world.start("w")
+        request = api.GetWorkflowExecutionHistoryRequest(
+            execution=WorkflowExecution(workflow_id="w", run_id=run_id), wait_new_event=True
+        )
+        page = await world.call("get_workflow_execution_history", "w", request)
+        request.next_page_token = page.next_page_token
+        polls = [asyncio.ensure_future(world.call("get_workflow_execution_history", "w", request)) for _ in range(3)]
+        await world.settle()
+        store.hold("append")
+        first = asyncio.ensure_future(world.signal("w", "a"))
+        await world.settle()
+        second = asyncio.ensure_future(world.signal("w", "b"))
+        await world.settle()
+        store.let_one_go("append")
+        await first
+        await world.settle()
+        assert not second.done()
+        assert not [poll for poll in polls if poll.done() and len((await poll).history.events) > 1]
+        store.release("append")
+        await second
+        for poll in polls:
+            assert [event.event_id for event in (await poll).history.events] in ([3], [3, 4])
+
+    play(story, world)
+
+
+def test_a_run_that_never_rests_still_gets_its_tasks_and_its_row() -> None:
+    """While one append is under way another entry of the run always comes: it is never durable as it is now."""
+    store, world = held()
+
+    async def story(world: World) -> None:
+        store.hold("append")
+        running = [asyncio.ensure_future(world.start("w"))]
+        for number in range(20):
+            await world.settle(0.1)
+            running.append(asyncio.ensure_future(world.signal("w", str(number))))  # type: ignore[arg-type]
+            await world.settle(0.1)
+            store.let_one_go("append")
+        assert await world.listed(), "visibility waits for rest"
+        assert world.history.outstanding.backlog_count(WORKFLOW_QUEUE) == 1, "the workflow task waits for rest"
+        store.release("append")
+        await asyncio.gather(*running)
+
+    play(story, world)
+
+
+def test_an_update_is_not_told_as_done_before_its_outcome_is_durable() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        await world.work()
+        request = api.UpdateWorkflowExecutionRequest(workflow_execution=WorkflowExecution(workflow_id="w"))
+        request.request.meta.update_id, request.request.input.name = "u", "change"
+        stages = UpdateWorkflowExecutionLifecycleStage
+        request.wait_policy.lifecycle_stage = stages.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
+        update = asyncio.ensure_future(refused(world.call("update_workflow_execution", "w", request)))
+        await world.settle(0.1)
+        store.hold("append")
+        ending = asyncio.ensure_future(world.terminate("w"))  # the update will never be accepted now
+        await world.settle(0.1)
+        assert not update.done()
+        store.release("append")
+        await ending
+        assert (await update).code is Code.NOT_FOUND
+
+    play(story, world)
+
+
+# --- runs come and go ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_evicted_run_is_its_row() -> None:
+    async def story(world: World) -> None:
+        await world.start("w")
+        await world.work(timer("t", 100))
+        await world.signal("w", "a")
+        names = await world.event_names("w")
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        assert not world.shard.runs
+        assert await world.event_names("w") == names
+        await world.signal("w", "b")
+        assert await world.event_names("w") == [*names, "WorkflowExecutionSignaled"]
+        await world.check_replay()
+
+    play(story)
+
+
+def test_a_task_that_is_outstanding_finds_its_run_after_eviction() -> None:
+    async def story(world: World) -> None:
+        await world.start("w")
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        await world.work(complete())
+        assert (await world.event_names("w"))[-1] == "WorkflowExecutionCompleted"
+
+    play(story)
+
+
+def test_a_reader_that_waited_for_a_row_does_not_bring_back_an_old_one() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        run_id = await world.start("w")
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        old_row = await store.inner.load(SHARD, RunKey(NAMESPACE.id, "w", run_id))
+        # The reader's answer is on its way, with what the row is now.
+        answers = [old_row]
+        load = store.inner.load
+
+        async def late(*arguments: object) -> object:
+            return answers.pop() if answers else await load(*arguments)
+
+        store.inner.load = late
+        store.hold("load")
+        reader = asyncio.ensure_future(world.describe("w", run_id))
+        await world.settle()
+        await world.signal("w", "a")  # loads it as the current run
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        store.release("load")
+        assert (await reader).workflow_execution_info.history_length == 3
+        await world.signal("w", "b")
+        assert await signals(world) == ["a", "b"]
+
+    play(story, world)
+
+
+def test_idle_runs_above_the_bound_leave_memory_and_owing_ones_keep_their_time() -> None:
+    world = World(config=ShardConfig(idle_runs_in_memory_max=3))
+
+    async def story(world: World) -> None:
+        for number in range(10):
+            await world.start(f"w{number}", workflow_run_timeout=duration(3_600_000_000_000))
+        await eventually(lambda: len(world.shard.runs) <= 3)
+        await asyncio.sleep(3_700)
+        for number in range(10):
+            assert (await world.event_names(f"w{number}"))[-1] == "WorkflowExecutionTimedOut"
+
+    play(story, world)
+
+
+def test_a_timer_far_beyond_the_horizon_fires_in_time_from_memory_and_from_the_index() -> None:
+    async def story(world: World) -> None:
+        for workflow_id in ("remembered", "evicted"):
+            await world.start(workflow_id)
+            await world.work(timer("t", 3_600))
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("evicted")
+        await asyncio.sleep(3_550)
+        assert (await world.event_names("evicted"))[-1] == "TimerStarted"
+        await asyncio.sleep(50)
+        for workflow_id in ("remembered", "evicted"):
+            events = await world.history_of(workflow_id)
+            fired = next(event for event in events if name_of(event) == "TimerFired")
+            started = next(event for event in events if name_of(event) == "TimerStarted")
+            late_ns = fired.event_time.ToNanoseconds() - started.event_time.ToNanoseconds() - 3_600_000_000_000
+            assert 0 <= late_ns < 10_000_000
+
+    play(story)
+
+
+def test_a_timer_that_came_due_while_nobody_lived_fires_at_the_start() -> None:
+    async def story(world: World) -> None:
+        await world.start("w")
+        await world.work(timer("t", 30))
+        await world.settle()
+        await world.checkpoint()
+        world.crash()
+        await asyncio.sleep(1_000)
+        await world.begin()
+        await world.settle()
+        assert "TimerFired" in await world.event_names("w")
+
+    play(story)
+
+
+def test_a_wake_up_whose_row_cannot_be_read_comes_again() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        await world.start("w")
+        await world.work(timer("t", 30))
+        await world.settle()
+        await world.checkpoint()
+        await world.evict("w")
+        for _ in range(3):
+            store.fail("load", StoreUnavailable("not now"))
+        await asyncio.sleep(40)
+        assert "TimerFired" in await world.event_names("w")
+
+    play(story, world)
+
+
+def test_a_closed_run_is_gone_at_the_end_of_its_retention_without_a_restart() -> None:
+    async def story(world: World) -> None:
+        run_id = await world.start("w")
+        await world.terminate("w")
+        await world.checkpoint()  # at once: visibility has not written its row yet
+        await asyncio.sleep(20)
+        assert world.index and (await world.listed())[run_id] == "TERMINATED"
+        await world.evict("w")
+        await asyncio.sleep(NAMESPACE.retention_ns / 1e9 + 60)
+        assert (await refused(world.describe("w"))).code is Code.NOT_FOUND
+        assert await world.stored("w", run_id) is None and await world.listed() == {}
+
+    play(story)
