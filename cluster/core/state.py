@@ -357,6 +357,9 @@ def decode_state(data: bytes) -> RunState:
     return _decoder.decode(memoryview(data)[1:])
 
 
+_STARTED = 1  # EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: its event does not tell the request id
+
+
 def without_notes(state: RunState) -> RunState:
     """A copy reduced to what public history alone gives: what two regions must agree on whatever notes they have seen.
 
@@ -371,7 +374,7 @@ def without_notes(state: RunState) -> RunState:
     bare.sticky_queue, bare.sticky_timeout_ns = "", 0
     bare.sdk_name, bare.sdk_version = "", ""
     # Request ids of starts and of deliveries are made by the region that acts.
-    bare.request_ids = {key: seen for key, seen in state.request_ids.items() if key != state.start_request_id}
+    bare.request_ids = {key: seen for key, seen in state.request_ids.items() if seen.event_type != _STARTED}
     bare.start_request_id, bare.cancel_request_id = "", ""
     bare.children = {key: replace(one, request_id="") for key, one in state.children.items()} if state.is_open else {}
     bare.signals_out = {key: replace(one, request_id="") for key, one in state.signals_out.items()}

@@ -23,6 +23,7 @@ from tests.fuzz.stage import Broken, Stage, fault_of
 from tests.fuzz.targets import WAITING, Answer
 
 CALLS_AT_ONCE = 8
+SEQUENCES_AT_ONCE = 32
 REFRESH_EVERY = 250  # calls
 CHECK_EVERY_S = 4.0
 CORPUS_MAX = 40
@@ -80,7 +81,7 @@ class Campaign:
         self.corpus: dict[str, list[bytes]] = defaultdict(list)  # requests that were answered OK
         self._sent: list[findings.Step] = []
         self._number = 0
-        self.answered_tasks = self.refused_tasks = 0
+        self.answered_tasks = self.refused_tasks = self.activities_taken = 0
 
     def broken(self, title: str, why: str, steps: list[findings.Step]) -> Broken:
         path = findings.write(self.folder, f"{title}-{self.seed}-{self._number}", why, steps, self.stage.pools.names)
@@ -159,12 +160,13 @@ class Campaign:
                 await sequence.play()
             except Broken as why:
                 raise self.broken("sequence", str(why), sequence.steps) from None
+            self.activities_taken += sequence.activities
             self.refused_tasks += sequence.refused
             self.answered_tasks += sequence.answered
 
-        await self._until(seconds, one)
+        await self._until(seconds, one, SEQUENCES_AT_ONCE)
 
-    async def _until(self, seconds: float, one: One) -> None:
+    async def _until(self, seconds: float, one: One, at_once: int = CALLS_AT_ONCE) -> None:
         """Runs `one(rng)` again and again, several at once, and looks now and then whether the world is whole."""
         end = time.monotonic() + seconds
 
@@ -188,7 +190,7 @@ class Campaign:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(CALLS_AT_ONCE):
+                for _ in range(at_once):
                     group.create_task(caller())
                 group.create_task(judge())
         except* Broken as several:

@@ -28,10 +28,16 @@ KEY_FIELDS = frozenset(
         "update_ref update_id meta input wait_policy activity_id activity_type timer_id task_token operations start_workflow command_type "
         "update_workflow identity reason update_mask scheduled_event_id workflow_task_finish_event_id start_to_fire_timeout message_id "
         "start_to_close_timeout id protocol_instance_id type_url value config activity activity_options workflow_execution_options "
-        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields payloads data metadata "
+        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields payloads data metadata body "
     ).split()
 )
 NAMESPACE_CALLS = frozenset({"UpdateNamespace", "DeprecateNamespace", "DeleteNamespace", "RegisterNamespace"})
+# What opens something is wanted often, what ends the run seldom: else a sequence is over before it has begun.
+COMMAND_WEIGHTS = {
+    "SCHEDULE_ACTIVITY_TASK": 5, "START_TIMER": 3, "PROTOCOL_MESSAGE": 2, "START_CHILD_WORKFLOW_EXECUTION": 2,
+    "COMPLETE_WORKFLOW_EXECUTION": 0.3, "FAIL_WORKFLOW_EXECUTION": 0.3, "CANCEL_WORKFLOW_EXECUTION": 0.3,
+    "CONTINUE_AS_NEW_WORKFLOW_EXECUTION": 0.3, "SCHEDULE_NEXUS_OPERATION": 0.3, "REQUEST_CANCEL_NEXUS_OPERATION": 0.3,
+}  # fmt: skip
 PURPOSES = {
     "RespondWorkflowTaskCompleted": "workflow",
     "RespondWorkflowTaskFailed": "workflow",
@@ -281,8 +287,8 @@ def _execution(maker: MessageMaker, message: Any, bad: bool) -> None:
 def _command(maker: MessageMaker, message: Any, bad: bool) -> None:
     """Type and attributes that belong together, unless it is bad."""
     attributes = [field for field in message.DESCRIPTOR.fields if field.name.endswith("_command_attributes")]
-    field = maker.rng.choice(attributes)
-    name = field.name.removesuffix("_command_attributes").upper()
+    names = [field.name.removesuffix("_command_attributes").upper() for field in attributes]
+    field, name = maker.rng.choices(list(zip(attributes, names, strict=True)), [COMMAND_WEIGHTS.get(name, 1) for name in names])[0]
     message.command_type = CommandType.Value(f"COMMAND_TYPE_{name}")
     if bad and maker.rng.random() < 0.5:
         message.command_type = maker.rng.choice((*values.ENUMS, *CommandType.values()))

@@ -1,4 +1,4 @@
-"""Which builds of the workers have worked on a run: points it can be reset to, and the search attribute BuildIds."""
+"""Which builds of the workers have worked on a run: points it can be reset to, and two search attributes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cluster.core.state import ResetPoint, RunState
 
 RESET_POINTS_MAX = 20  # history.historyMaxAutoResetPoints
 BUILD_IDS = "BuildIds"
+BINARY_CHECKSUMS = "BinaryChecksums"
 _UNVERSIONED = "unversioned"
 
 
@@ -24,6 +25,8 @@ def note_build(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCom
     state.versioning_behavior = attributes.versioning_behavior
     _note_reset_point(state, event, attributes)
     _note_build_id(state, attributes)
+    if attributes.binary_checksum:
+        _add(state, BINARY_CHECKSUMS, attributes.binary_checksum)
 
 
 def _note_reset_point(state: RunState, event: HistoryEvent, attributes: WorkflowTaskCompletedEventAttributes) -> None:
@@ -49,12 +52,21 @@ def _note_build_id(state: RunState, attributes: WorkflowTaskCompletedEventAttrib
     if attributes.HasField("deployment_version"):
         return
     build_id = attributes.worker_version.build_id
-    wanted = [_UNVERSIONED, *([f"{_UNVERSIONED}:{build_id}"] if build_id else [])]
-    encoded = state.search_attributes.get(BUILD_IDS)
-    known: list[str] = json.loads(Payload.FromString(encoded).data) if encoded is not None else []
+    _add(state, BUILD_IDS, _UNVERSIONED, *([f"{_UNVERSIONED}:{build_id}"] if build_id else []))
+
+
+def _add(state: RunState, name: str, *wanted: str) -> None:
+    """Callers may have set the attribute too: what they set stays, unless it is no list."""
+    encoded = state.search_attributes.get(name)
+    try:
+        known = json.loads(Payload.FromString(encoded).data) if encoded is not None else []
+    except ValueError:  # an empty payload: the attribute was unset
+        known = []
+    if not isinstance(known, list):
+        known = []
     missing = [one for one in wanted if one not in known]
     if not missing:
         return
     data = json.dumps([*known, *missing], separators=(",", ":")).encode()
     payload = Payload(metadata={"encoding": b"json/plain", "type": b"KeywordList"}, data=data)
-    state.search_attributes[BUILD_IDS] = payload.SerializeToString(deterministic=True)
+    state.search_attributes[name] = payload.SerializeToString(deterministic=True)

@@ -29,8 +29,8 @@ from cluster.core.transition import Transition
 EXCLUDE = ResetReapplyExcludeType
 
 
-def base_state(prefix: RunState, run_id: str) -> RunState:
-    """The fold of the prefix as the new run's own. Raises INVALID_ARGUMENT if it does not end in a workflow task."""
+def base_state(prefix: RunState) -> RunState:
+    """The fold of the prefix under the new run's id. Raises INVALID_ARGUMENT if it does not end in a workflow task."""
     if prefix.task is None:
         raise invalid_argument(
             f"Unable to reset workflow: event {prefix.next_event_id - 1} is not followed by the end of a workflow task. "
@@ -38,7 +38,6 @@ def base_state(prefix: RunState, run_id: str) -> RunState:
         )
     if not prefix.is_open:
         raise invalid_argument("Unable to reset workflow: the reset point lies behind the close of the run.")
-    prefix.run_id = run_id
     return prefix
 
 

@@ -38,7 +38,7 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     run_id = shard.ids.uuid()
     key = RunKey(namespace.id, execution.workflow_id, run_id)
     prefix = events[: finish_id - 1]
-    state = machine.base_state(fold_events(base.key.namespace_id, base.key.workflow_id, base.key.run_id, prefix), run_id)
+    state = machine.base_state(fold_events(key.namespace_id, key.workflow_id, key.run_id, prefix))
     blob = HistoryBlob(key, BLOB_BRANCH, 1, len(prefix), join_framed(prefix))
     try:
         await shard.store.checkpoint(shard.lease, [], [blob], [], 0)
