@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from cluster.frontend.http_pages import HttpPages
     from cluster.frontend.namespace_removal import NamespaceRemoval
     from cluster.frontend.service import Frontend
-    from cluster.tokens import Tokens
     from cluster.frontend.transport_grpc import GrpcTransport
     from cluster.history.service import HistoryService
     from cluster.matching.service import Matching
     from cluster.namespaces.record import NamespaceRecord
     from cluster.namespaces.registry import NamespaceRegistry
     from cluster.stores.base import Store
+    from cluster.tokens import Tokens
     from cluster.visibility.base import VisibilityStore
     from cluster.visibility.search_attributes import Schema
 
@@ -165,8 +165,8 @@ class Node:
 
     async def _open_stores(self) -> None:
         from cluster.frontend.cluster_identity import load_identity
-        from cluster.tokens import Tokens, load_keys
         from cluster.stores.sqlite import SqliteStore
+        from cluster.tokens import Tokens, load_keys
         from cluster.visibility.sqlite import SqliteVisibility
 
         config = self.config

@@ -10,7 +10,8 @@ between its begin and its end:
 | refused because of r | r open and conflict policy fail; or r closed and the reuse policy forbids it | unchanged |
 
 A run may close silently at any moment if its history says that it closed, and may be succeeded silently by the run that
-its history says continues it, or by one that a reset made. A start that was never answered took effect if its token is in a history; it has no end.
+its history says continues it, or by one that a reset made. A start that was never answered took effect if its token is in
+a history; it has no end.
 
 The search (after Wing and Gong, with Lowe's memory of visited configurations) is exact; with ten clients at once and
 hundreds of starts per id it takes milliseconds, since a history names the run that each start began.

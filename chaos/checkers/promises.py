@@ -44,7 +44,8 @@ def results_come_from_their_attempt(histories: Sequence[RunHistory]) -> list[Vio
                 continue
             value = json.loads(done.result.payloads[0].data)
             if isinstance(value, dict) and value.get("attempt") != started.get(done.started_event_id):
-                text = f"event {event.event_id}: result of attempt {value.get('attempt')}, started {started.get(done.started_event_id)}"
+                begun = started.get(done.started_event_id)
+                text = f"event {event.event_id}: result of attempt {value.get('attempt')}, started {begun}"
                 violations.append(Violation("results_come_from_their_attempt", history.workflow_id, history.run_id, text))
     return violations
 

@@ -252,7 +252,8 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._busy.add(described(handle))
         if self._instant_callbacks > self.CALLBACKS_PER_INSTANT_MAX:
             busy = "\n".join(sorted(f"  runs again and again: {text}" for text in self._busy))
-            raise SimulationStuck(f"{self._instant_callbacks} callbacks without any time passing\n{busy}\n{self.describe_pending()}")
+            count = self._instant_callbacks
+            raise SimulationStuck(f"{count} callbacks without any time passing\n{busy}\n{self.describe_pending()}")
         if self.callbacks_run % self.CALLBACKS_PER_COLLECTION == 0:
             gc.collect(1)
         handle._run()

@@ -306,7 +306,8 @@ class _Interpreter:
 
     def step_fail(self, number: int) -> bool:
         wish = self._add(CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION, "fail_workflow_execution_command_attributes")
-        wish.failure.CopyFrom(Failure(message="as programmed", application_failure_info=ApplicationFailureInfo(type="Programmed")))
+        info = ApplicationFailureInfo(type="Programmed")
+        wish.failure.CopyFrom(Failure(message="as programmed", application_failure_info=info))
         return False
 
     def step_complete(self, number: int) -> bool:
@@ -320,7 +321,8 @@ class _Interpreter:
 def draw_program(stream: random.Random, others: Sequence[str], depth: int = 0) -> list[Step]:
     """Two to five steps, children only at the top."""
     steps: list[Step] = []
-    kinds = ["activity", "activity", "timer", "signals", "marker", "memo", "race", "signal", "cancel"] + ["child"] * (depth == 0) * 2
+    kinds = ["activity", "activity", "timer", "signals", "marker", "memo", "race", "signal", "cancel"]
+    kinds += ["child", "child"] * (depth == 0)
     for _ in range(stream.randint(1, 5 - 2 * depth)):
         match stream.choice(kinds):
             case "activity":

@@ -10,7 +10,6 @@ import hashlib
 import random
 from collections.abc import Callable
 
-
 # 2026-01-01T00:00:00Z: a plausible date, far from zero, so that a forgotten offset shows.
 EPOCH_NS = 1_767_225_600_000_000_000
 

@@ -23,15 +23,14 @@ from chaos.sim.nodes import NodeDied, NodeSlot, Wire
 from chaos.sim.rand import SimClock, SimIds, Streams
 from cluster.config import Limits, ShardConfig
 from cluster.core.errors import CallerError
+from cluster.failures import as_caller_error
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
 from cluster.frontend.cluster_identity import load_identity
-from cluster.failures import as_caller_error
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.handlers.task_queues import load_task_queue_configs
 from cluster.frontend.methods import METHODS
 from cluster.frontend.service import Frontend
-from cluster.tokens import Tokens, load_keys
 from cluster.history.service import HistoryService
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
@@ -41,6 +40,7 @@ from cluster.node import KnownNamespaces
 from cluster.seams import JobSet
 from cluster.stores.base import StoreError
 from cluster.stores.faulty import Fault
+from cluster.tokens import Tokens, load_keys
 from cluster.visibility.memory import MemoryVisibility
 from cluster.visibility.search_attributes import Schema, validate
 

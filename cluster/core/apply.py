@@ -230,5 +230,6 @@ _NOTES: dict[type, Any] = {
 }
 
 EVENT_NAMES: dict[int, str] = {
-    number: "".join(part.capitalize() for part in name.removeprefix("EVENT_TYPE_").split("_")) for name, number in EventType.items()
+    number: "".join(part.capitalize() for part in name.removeprefix("EVENT_TYPE_").split("_"))
+    for name, number in EventType.items()
 }

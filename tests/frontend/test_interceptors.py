@@ -19,9 +19,9 @@ from cluster.frontend.call import Call
 from cluster.frontend.id_lengths import id_lengths
 from cluster.frontend.methods import METHODS
 from cluster.frontend.permissions import Permission
-from cluster.tokens import Purpose, TaskToken
 from cluster.matching.tasks import TaskKind
 from cluster.metrics.exposition import Exposition
+from cluster.tokens import Purpose, TaskToken
 from tests.frontend.world import World, world
 
 

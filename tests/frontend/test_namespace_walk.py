@@ -16,8 +16,8 @@ from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
 from temporalio.api.workflowservice import v1 as w
 
 from cluster.core.errors import CallerError, Code
-from cluster.frontend.call import Call
 from cluster.failures import permission_denied
+from cluster.frontend.call import Call
 from cluster.frontend.message_walk import fields_within
 from cluster.frontend.methods import METHODS
 from cluster.frontend.namespace_walk import (

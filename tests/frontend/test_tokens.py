@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core.errors import CallerError, Code
+from cluster.matching.queries import QueryToken
+from cluster.seams import SystemIds
+from cluster.stores.memory import MemoryStore
 from cluster.tokens import (
     KeySet,
     Purpose,
@@ -18,9 +21,6 @@ from cluster.tokens import (
     load_keys,
     rotate_keys,
 )
-from cluster.matching.queries import QueryToken
-from cluster.seams import SystemIds
-from cluster.stores.memory import MemoryStore
 
 KEYS = KeySet([TokenKey(0, b"a" * 32)])
 TOKEN = TaskToken("namespace", "workflow", "run", kind=1, shard=3, scheduled_event_id=5, attempt=2)

@@ -26,7 +26,6 @@ from cluster.frontend.handlers import handler_table
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.not_built import NOT_BUILT
 from cluster.frontend.service import Frontend
-from cluster.tokens import KeySet, TaskToken, TokenKey, Tokens
 from cluster.frontend.transport_grpc import GrpcTransport
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
@@ -34,6 +33,7 @@ from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry
 from cluster.seams import JobSet, SystemClock, SystemIds
 from cluster.stores.memory import MemoryStore
+from cluster.tokens import KeySet, TaskToken, TokenKey, Tokens
 from cluster.visibility.memory import MemoryVisibility
 from cluster.visibility.search_attributes import Schema
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 import temporalio.api.command.v1 as attributes_of
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import ActivityType, Memo, RetryPolicy, SearchAttributes, WorkflowType
+from temporalio.api.common.v1 import ActivityType, Memo, RetryPolicy, SearchAttributes, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import CommandType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.protocol.v1 import Message
 from temporalio.api.update.v1 import Outcome
+from temporalio.api.workflowservice.v1 import TerminateWorkflowExecutionRequest
 
 from tests.e2e import commands
 from tests.e2e.environment import Env, payload, payloads
@@ -106,7 +107,6 @@ CASES: dict[str, Case] = {
 
 # The whole call is refused: the workflow task is not failed, it stays open and a better answer is taken.
 REFUSED_CALLS: dict[str, Case] = {
-    "child_without_attributes": lambda env: [bare("START_CHILD_WORKFLOW_EXECUTION")],
     "child_in_unknown_namespace": lambda env: [commands.start_child("c", namespace="nowhere")],
     "signal_to_unknown_namespace": lambda env: [commands.signal_external("w", namespace="nowhere")],
     "unspecified_command": lambda env: [Command()],
@@ -125,6 +125,20 @@ def refused_call(case: Case) -> Body:
         return [run]
 
     return body
+
+
+@scenario("bad_command_child_without_attributes", items=["workflow task: failure causes"])
+async def bad_command_child_without_attributes(env: Env) -> list[Run]:
+    """The real server panics and leaves the task open, ours fails it: neither loses the run."""
+    run = await env.start_raw()
+    task = await env.raw.poll()
+    await env.observe_error("answer", env.raw.complete(task, bare("START_CHILD_WORKFLOW_EXECUTION")))
+    await env.service.terminate_workflow_execution(
+        TerminateWorkflowExecutionRequest(
+            namespace=env.namespace, workflow_execution=WorkflowExecution(workflow_id=run.workflow_id, run_id=run.run_id)
+        )
+    )
+    return [run]
 
 
 def refused(case: Case) -> Body:
