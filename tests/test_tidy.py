@@ -121,7 +121,7 @@ def test_every_folder_has_a_readme_that_names_its_parts() -> None:
     for folder in FOLDERS:
         readme = ROOT / folder / "README.md"
         assert readme.exists(), f"{folder} has no README.md"
-        parts = [part.name for part in (ROOT / folder).iterdir() if part.is_dir() and any(part.rglob("*.py"))]
+        parts = [part.name for part in (ROOT / folder).iterdir() if {path.name for path in part.rglob("*.py")} - {"__init__.py"}]
         unnamed = [part for part in parts if f"`{part}/`" not in readme.read_text()]
         assert not unnamed, f"{folder}/README.md does not name {unnamed}"
 

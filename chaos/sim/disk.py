@@ -71,7 +71,7 @@ class SimVisibility:
 
     async def list(
         self, namespace_id: str, query: Query, page_size: int, page_token: bytes
-    ) -> tuple[Sequence[VisibilityRow], bytes]:
+    ) -> tuple[list[VisibilityRow], bytes]:
         await self._arrive("list")
         return await self._inner.list(namespace_id, query, page_size, page_token)
 

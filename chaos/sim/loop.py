@@ -30,6 +30,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
 
 from chaos.sim.trace import Trace
+from chaos.sim.whereabouts import described, where
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -373,30 +374,6 @@ def running_loop() -> SimLoop:
     if not isinstance(loop, SimLoop):
         raise SimulationError(f"not on a simulated loop but on {loop!r}")
     return loop
-
-
-def where(task: asyncio.Task[Any]) -> str:
-    """file:line function of the innermost frame that the job waits in."""
-    place = "?"
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        frame = _attribute(awaited, "cr_frame", "ag_frame", "gi_frame")
-        if frame is not None:
-            place = f"{frame.f_code.co_filename.rsplit('/', 1)[-1]}:{frame.f_lineno} {frame.f_code.co_name}"
-        awaited = _attribute(awaited, "cr_await", "ag_await", "gi_yieldfrom")
-    return place
-
-
-def described(handle: events.Handle) -> str:
-    """The job that a callback belongs to, and where it waits."""
-    callback: Any = handle._callback  # type: ignore[attr-defined]
-    task = getattr(callback, "__self__", None)
-    return f"{task.get_name()} at {where(task)}" if isinstance(task, asyncio.Task) else str(getattr(callback, "__qualname__", "?"))
-
-
-def _attribute(holder: object, *names: str) -> Any:
-    """The first of these attributes that is there: coroutines, generators and asynchronous generators name them differently."""
-    return next((value for name in names if (value := getattr(holder, name, None)) is not None), None)
 
 
 def _refuse(name: str) -> Callable[..., NoReturn]:

@@ -180,7 +180,8 @@ async def list_agrees(world: World, chronicle: Chronicle, histories: Sequence[Ru
             workflow_id, run_id = info.execution.workflow_id, info.execution.run_id
             listed.append((workflow_id, run_id, not info.HasField("close_time")))
             state = next((one for key, one in states.items() if key.run_id == run_id), None)
-            if state is not None and not state.is_open and (state.status, state.next_event_id - 1) != (info.status, info.history_length):
+            shown = (info.status, info.history_length)
+            if state is not None and not state.is_open and (state.status, state.next_event_id - 1) != shown:
                 found.append(f"list: {workflow_id} {run_id} is shown with {info.status}, {info.history_length} events")
         request.next_page_token = answer.next_page_token
         if not answer.next_page_token:

@@ -184,13 +184,13 @@ class SimWorker:
         if fault == WorkerFault.ANSWERS_STALE and self._last_tokens:
             await self._answer_stale()
         if fault == WorkerFault.FAILS_TASK:
-            request = api.RespondWorkflowTaskFailedRequest(
+            failure = api.RespondWorkflowTaskFailedRequest(
                 namespace=NAMESPACE,
                 task_token=task.task_token,
                 cause=WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_WORKFLOW_WORKER_UNHANDLED_FAILURE,
                 identity=self.name,
             )
-            await self._tell("RespondWorkflowTaskFailed", request)
+            await self._tell("RespondWorkflowTaskFailed", failure)
             return None
         messages, commands = self._updates(task, view)
         commands += commands_for(view)

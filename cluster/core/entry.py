@@ -202,5 +202,5 @@ def encode_group(encoded_entries: list[bytes]) -> bytes:
 def decode_group(data: bytes) -> list[Entry]:
     """Raises EntryFormatError for a record of a format this program does not know."""
     if not data or data[0] != ENTRY_FORMAT:
-        raise EntryFormatError(f"journal record format {data[:1]!r} is not {ENTRY_FORMAT}: use the version that wrote it or newer")
+        raise EntryFormatError(f"journal record format {data[:1]!r} is not {ENTRY_FORMAT}: use the version that wrote it")
     return _group_decoder.decode(memoryview(data)[1:])

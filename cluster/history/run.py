@@ -89,3 +89,8 @@ class Run:
         for query in self.queries.values():
             query.fail(error)
         self.queries.clear()
+
+
+def feed_signature(state: RunState) -> tuple[Any, ...]:
+    """What the visibility row shows; when it changes, the row is written again."""
+    return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted)

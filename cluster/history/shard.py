@@ -26,7 +26,7 @@ from cluster.history.checkpoint import Checkpointer
 from cluster.history.events import data_loss, read_events
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
-from cluster.history.run import Run
+from cluster.history.run import Run, feed_signature
 from cluster.history.sweep import Sweep
 from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import CorruptRecord, Lease, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
@@ -34,6 +34,7 @@ from cluster.stores.base import CorruptRecord, Lease, RunKey, ShardId, Snapshot,
 log = structlog.get_logger("history")
 
 LOADED_RUNS_MAX = 1_000  # above twice the idle bound, reading alone makes runs leave memory
+
 
 class Shard:
     """See the module's text. `after_commit(shard, run, state)` is called with each state of a run that has become durable."""
@@ -229,13 +230,8 @@ class Shard:
             state = decode_state(row.data)
         except (SnapshotFormatError, msgspec.MsgspecError) as error:
             raise CorruptRecord(f"the row of {row.key} cannot be read: {error}", key=row.key) from error
-        run = Run(
-            row.key,
-            state,
-            is_current=row.is_current,
-            position=row.changed_position,
-            stored_event_id=state.next_event_id - 1,
-        )
+        position, events_count = row.changed_position, state.next_event_id - 1
+        run = Run(row.key, state, is_current=row.is_current, position=position, stored_event_id=events_count)
         run.row_position = row.changed_position
         self.runs[row.key] = run
         if row.is_current:
@@ -394,11 +390,6 @@ class Shard:
         if state.is_open or not state.closed_at or state.is_deleted:
             return wake_at(state)
         return state.closed_at + self._retention_ns(state.namespace_id)
-
-
-def feed_signature(state: RunState) -> tuple[Any, ...]:
-    """What the visibility row shows; when it changes, the row is written again."""
-    return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted)
 
 
 def _name(key: RunKey) -> tuple[str, str]:

@@ -11,8 +11,8 @@ import structlog
 from temporalio.api.common.v1 import Memo
 
 from cluster.core.state import RunState
-from cluster.history.run import Run
-from cluster.history.shard import Shard, feed_signature
+from cluster.history.run import Run, feed_signature
+from cluster.history.shard import Shard
 from cluster.seams import Spawn
 from cluster.stores.base import RunKey
 from cluster.visibility.base import VisibilityRow, VisibilityStore, VisibilityUnavailable

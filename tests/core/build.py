@@ -19,13 +19,14 @@ from temporalio.api.workflowservice.v1 import RespondWorkflowTaskCompletedReques
 
 from cluster.config import Limits
 from cluster.core import due
-from cluster.core.apply import EVENT_NAMES, fold, fold_events
+from cluster.core.apply import EVENT_NAMES, apply_entry, new_state, take_event
 from cluster.core.effects import effects
 from cluster.core.entry import Entry, Flushed, decode_entry, encode_entry
 from cluster.core.events import SECOND_NS, attributes_of, duration, parse_event
 from cluster.core.machines import completion, lifecycle, start, update, workflow_task
-from cluster.core.state import ParentLink, RunState, checksum, decode_state, encode_state, without_notes
+from cluster.core.state import ParentLink, RunState, checksum, decode_state, encode_state
 from cluster.core.transition import Context, Transition
+from cluster.core.without_notes import without_notes
 from tests.core.telling import tell
 
 BEGIN_NS = 1_700_000_000 * SECOND_NS
@@ -94,6 +95,8 @@ class Run:
             self.context(), "ns-id", request, "r", parent=parent, root=root, eager_identity=eager_identity
         )
         self.state: RunState = first.state
+        key = (self.state.namespace_id, self.state.workflow_id, self.state.run_id)
+        self.folded, self.rebuilt = new_state(*key), new_state(*key)  # of the entries, of the public events alone
         self.take(first)
 
     def successor(self, done: completion.Completed | Transition) -> Run:
@@ -121,20 +124,22 @@ class Run:
     def take(self, t: Transition) -> None:
         if t.is_empty:
             return
-        self.entries.append(decode_entry(encode_entry(t.entry())))
+        entry = decode_entry(encode_entry(t.entry()))
+        self.entries.append(entry)
         self.state = t.state
+        self.folded = apply_entry(self.folded, entry)
+        for data in _events_of(entry):
+            take_event(self.rebuilt, parse_event(data), len(data))
         self.check()
 
     def check(self) -> None:
         state = self.state
-        key = (state.namespace_id, state.workflow_id, state.run_id)
-        assert checksum(fold(*key, self.entries)) == checksum(state), "fold(entries) is not the live state"
+        assert checksum(self.folded) == checksum(state), "fold(entries) is not the live state"
         decoded = decode_state(encode_state(state))
         assert checksum(decoded) == checksum(state), "the snapshot is not the state"
         assert effects(decoded) == effects(state), "what is owed is not a function of the state"
         if not state.buffered:
-            rebuilt = fold_events(*key, self.event_bytes())
-            assert checksum(without_notes(rebuilt)) == checksum(without_notes(state)), "public history gives another state"
+            assert checksum(without_notes(self.rebuilt)) == checksum(without_notes(state)), "public history gives another state"
 
     # --- time and workflow tasks
 
@@ -212,12 +217,7 @@ class Run:
     # --- what the history says
 
     def event_bytes(self) -> list[bytes]:
-        found: list[bytes] = []
-        for entry in self.entries:
-            for item in entry.items:
-                if isinstance(item, bytes | Flushed):
-                    found.append(item if isinstance(item, bytes) else item.event)
-        return found
+        return [data for entry in self.entries for data in _events_of(entry)]
 
     def events(self) -> list[HistoryEvent]:
         return [parse_event(data) for data in self.event_bytes()]
@@ -233,6 +233,11 @@ class Run:
     def last(self, name: str) -> Any:
         """Attributes of the last event of that name."""
         return attributes_of([one for one in self.events() if EVENT_NAMES[one.event_type] == name][-1])
+
+
+def _events_of(entry: Entry) -> list[bytes]:
+    """The public events that joined the history, in their order."""
+    return [item if isinstance(item, bytes) else item.event for item in entry.items if isinstance(item, bytes | Flushed)]
 
 
 def lines(text: str) -> str:

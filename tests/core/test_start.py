@@ -127,7 +127,8 @@ def test_a_child_is_told_who_its_parent_and_its_root_are() -> None:
         "1 WorkflowExecutionStarted workflow_type={name=W} parent_workflow_namespace=ns"
         " parent_workflow_execution={workflow_id=p run_id=pr} parent_initiated_event_id=5 task_queue={name=tq kind=NORMAL}"
         " workflow_run_timeout=0s workflow_task_timeout=10s original_execution_run_id=r first_execution_run_id=r attempt=1"
-        " first_workflow_task_backoff=0s parent_workflow_namespace_id=ns-id workflow_id=w root_workflow_execution={workflow_id=top run_id=tr}"
+        " first_workflow_task_backoff=0s parent_workflow_namespace_id=ns-id workflow_id=w"
+        " root_workflow_execution={workflow_id=top run_id=tr}"
     )
     assert run.state.parent == parent
     assert (run.state.root_workflow_id, run.state.root_run_id) == ("top", "tr")

@@ -130,7 +130,8 @@ def test_a_timed_out_run_is_retried_with_the_time_out_as_its_failure() -> None:
 def test_cron_runs_follow_one_another_with_the_last_result() -> None:
     run = Run(cron_schedule="@every 10s", **RICH)
     told = []
-    for wish in (commands.complete(payloads("one")), commands.fail(OOPS), commands.complete(), commands.complete(payloads("two"))):
+    one, two = commands.complete(payloads("one")), commands.complete(payloads("two"))
+    for wish in (one, commands.fail(OOPS), commands.complete(), two):
         run = run.successor(answer(run, wish))
         first: Any = started(run)
         result = first.last_completion_result.payloads[0].data.decode() if first.HasField("last_completion_result") else "-"

@@ -7,7 +7,8 @@ from pathlib import Path
 import cluster.core.machines  # noqa: F401  (registers the appliers)
 from cluster.core.apply import fold_events
 from cluster.core.events import split_framed
-from cluster.core.state import RunState, checksum, decode_state, without_notes
+from cluster.core.state import RunState, checksum, decode_state
+from cluster.core.without_notes import without_notes
 from cluster.history.checkpoint import BLOB_BRANCH
 from cluster.stores.base import RunKey, ShardId
 from cluster.stores.sqlite import SqliteStore

@@ -28,13 +28,14 @@ KEY_FIELDS = frozenset(
         "update_ref update_id meta input wait_policy activity_id activity_type timer_id task_token operations start_workflow command_type "
         "update_workflow identity reason update_mask scheduled_event_id workflow_task_finish_event_id start_to_fire_timeout message_id "
         "start_to_close_timeout id protocol_instance_id type_url value config activity activity_options workflow_execution_options "
-        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields payloads data metadata body "
+        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields "
+        "payloads data metadata body commands marker_name upserted_memo fields "
     ).split()
 )
 NAMESPACE_CALLS = frozenset({"UpdateNamespace", "DeprecateNamespace", "DeleteNamespace", "RegisterNamespace"})
 # What opens something is wanted often, what ends the run seldom: else a sequence is over before it has begun.
 COMMAND_WEIGHTS = {
-    "SCHEDULE_ACTIVITY_TASK": 5, "START_TIMER": 3, "PROTOCOL_MESSAGE": 2, "START_CHILD_WORKFLOW_EXECUTION": 2,
+    "SCHEDULE_ACTIVITY_TASK": 5, "START_TIMER": 3, "PROTOCOL_MESSAGE": 0.3, "CANCEL_TIMER": 0.5, "REQUEST_CANCEL_ACTIVITY_TASK": 0.5, "START_CHILD_WORKFLOW_EXECUTION": 2,
     "COMPLETE_WORKFLOW_EXECUTION": 0.3, "FAIL_WORKFLOW_EXECUTION": 0.3, "CANCEL_WORKFLOW_EXECUTION": 0.3,
     "CONTINUE_AS_NEW_WORKFLOW_EXECUTION": 0.3, "SCHEDULE_NEXUS_OPERATION": 0.3, "REQUEST_CANCEL_NEXUS_OPERATION": 0.3,
 }  # fmt: skip

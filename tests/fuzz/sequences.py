@@ -10,12 +10,15 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from temporalio.api.common.v1 import WorkflowType
+from temporalio.api.common.v1 import Payloads, WorkflowType
 from temporalio.api.enums.v1 import EventType, PendingWorkflowTaskState, WorkflowExecutionStatus, WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.update.v1 import Outcome
 from temporalio.api.workflowservice import v1 as api
 
 from cluster.frontend.methods import METHODS
+from tests.e2e import commands
 from tests.fuzz import findings
 from tests.fuzz.messages import MessageMaker, temper_of
 from tests.fuzz.pools import FUZZ, Pools
@@ -93,7 +96,7 @@ class Sequence:
     async def _workflow_task(self) -> None:
         task = await self._poll("PollWorkflowTaskQueue")
         if task is None:
-            await self._client()
+            await self._generated("SignalWorkflowExecution", "plausible")  # so that there is something to do
             return
         if task.HasField("query"):
             await self._generated("RespondQueryTaskCompleted", task_token=task.task_token)
@@ -104,10 +107,31 @@ class Sequence:
             await self._generated("RespondWorkflowTaskFailed", task_token=task.task_token)
             return
         temper = "plausible" if self.rng.random() < 0.4 else temper_of(self.rng)
-        answer = await self._generated("RespondWorkflowTaskCompleted", temper, task_token=task.task_token)
+        maker = MessageMaker(self.rng, self.pools, "RespondWorkflowTaskCompleted", temper)
+        request = maker.make(api.RespondWorkflowTaskCompletedRequest)
+        request.task_token = task.task_token
+        if task.messages and self.rng.random() < 0.7:
+            self._answer_updates(task, request, maker)
+        answer = await self._send("RespondWorkflowTaskCompleted", request, temper)
         self.answered += 1
         if answer.code == "INVALID_ARGUMENT":
             await self._check_refused(task, answer)
+        elif any(command.HasField("schedule_activity_task_command_attributes") for command in request.commands):
+            await self._activity_task()
+
+    def _answer_updates(self, task: Any, request: Any, maker: MessageMaker) -> None:
+        """As a correct worker would, or nearly."""
+        del request.messages[:]
+        for message in task.messages:
+            if self.rng.random() < 0.3:
+                request.messages.append(commands.reject(message, Failure(message="no")))
+            else:
+                request.messages.append(commands.accept(message))
+                if self.rng.random() < 0.7:
+                    request.messages.append(commands.respond(message.protocol_instance_id, Outcome(success=Payloads())))
+        if maker.temper != "plausible":
+            for one in request.messages:
+                maker.spoil(one)
 
     async def _check_refused(self, task: Any, answer: Answer) -> None:
         """The whole call was refused and the task is still open, or the task has failed and says why."""
@@ -130,7 +154,7 @@ class Sequence:
         if task is not None:
             self.pools.remember_token("activity", task.task_token)
             self.activities += 1
-        await self._generated(self.rng.choice(ACTIVITY_ANSWERS))
+        await self._generated(self.rng.choice(ACTIVITY_ANSWERS), "plausible" if task is not None and self.rng.random() < 0.4 else "")
 
     async def _client(self) -> None:
         await self._generated(self.rng.choice(CLIENT_CALLS))

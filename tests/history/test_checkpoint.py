@@ -40,7 +40,7 @@ class CuttingHeld(HeldStore):
 
 
 def with_store(store: HeldStore, config: ShardConfig = RARELY) -> World:
-    return World(store, config=config)  # type: ignore[arg-type]
+    return World(store, config=config)
 
 
 async def journal_length(world: World) -> int:
@@ -114,7 +114,12 @@ def test_a_crash_between_the_rows_and_the_cut_replays_nothing_twice() -> None:
         await world.settle()
         await world.checkpoint()
         await world.check_replay()
-        assert await world.event_names("w") == [*names, *["WorkflowTaskStarted", "WorkflowTaskCompleted"], "WorkflowExecutionCompleted"]
+        assert await world.event_names("w") == [
+            *names,
+            "WorkflowTaskStarted",
+            "WorkflowTaskCompleted",
+            "WorkflowExecutionCompleted",
+        ]
 
     play(story, with_store(store))
 

@@ -9,6 +9,7 @@ import pytest
 from cluster.config import ShardConfig
 from cluster.core.entry import Entry, encode_entry, encode_group
 from cluster.core.errors import Code
+from cluster.core.transition import Transition
 from cluster.stores.base import CorruptRecord, RunKey
 from cluster.stores.sqlite import SqliteStore
 from tests.history.world import NAMESPACE, SHARD, HeldStore, World, complete, play, refused, timer
@@ -18,7 +19,7 @@ RARELY = ShardConfig(checkpoint_interval_ns=10_000_000_000_000)
 
 def held() -> tuple[HeldStore, World]:
     store = HeldStore()
-    return store, World(store, config=RARELY)  # type: ignore[arg-type]
+    return store, World(store, config=RARELY)
 
 
 async def two_runs(world: World) -> RunKey:
@@ -131,16 +132,14 @@ def test_a_row_of_a_newer_version_is_told_and_hurts_no_other_run() -> None:
 
 
 def test_a_run_whose_timers_cannot_be_decided_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.history import service
+    from cluster.core.due import decide_due as decide
 
-    decide = service.decide_due
-
-    def poisoned(t):  # type: ignore[no-untyped-def]
+    def poisoned(t: Transition) -> list[Transition]:
         if t.state.workflow_id == "bad":
             raise ValueError("poison")
         return decide(t)
 
-    monkeypatch.setattr(service, "decide_due", poisoned)
+    monkeypatch.setattr("cluster.history.service.decide_due", poisoned)
 
     async def story(world: World) -> None:
         await world.start("bad")

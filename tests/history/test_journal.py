@@ -33,7 +33,7 @@ class Bench:
     async def open(self, config: ShardConfig | None = None) -> Journal:
         lease = await self.store.acquire(SHARD, "owner")
         self.journal = Journal(
-            self.store,  # type: ignore[arg-type]
+            self.store,
             lease,
             0,
             config or ShardConfig(),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from temporalio.api.workflowservice import v1 as api
 
-from cluster.core.errors import Code, not_found
+from cluster.core.errors import Code, unavailable
 from cluster.matching.tasks import QueueKey, TaskKind
 from cluster.stores.base import StoreUnknown
+from cluster.tokens import Purpose, TaskToken
 from tests.history.world import (
     NAMESPACE,
     QUEUE,
@@ -93,7 +95,7 @@ def test_a_shard_that_was_dropped_offers_its_tasks_anew() -> None:
         await world.work(complete())
         assert (await world.event_names("w"))[-1] == "WorkflowExecutionCompleted"
 
-    play(story, World(store))  # type: ignore[arg-type]
+    play(story, World(store))
 
 
 def test_a_start_of_a_task_that_was_not_durable_is_given_out_again() -> None:
@@ -107,7 +109,7 @@ def test_a_start_of_a_task_that_was_not_durable_is_given_out_again() -> None:
         await world.answer(task, complete())
         assert (await world.event_names("w"))[-1] == "WorkflowExecutionCompleted"
 
-    play(story, World(store))  # type: ignore[arg-type]
+    play(story, World(store))
 
 
 def test_a_child_is_started_once_whatever_happens_to_the_answer() -> None:
@@ -130,7 +132,7 @@ def test_a_child_is_started_once_whatever_happens_to_the_answer() -> None:
         assert len(await world.history_of("child")) == 2
         await world.check_replay()
 
-    play(story, World(store))  # type: ignore[arg-type]
+    play(story, World(store))
 
 
 def test_a_delivery_that_is_refused_for_a_moment_is_repeated() -> None:
@@ -138,15 +140,12 @@ def test_a_delivery_that_is_refused_for_a_moment_is_repeated() -> None:
         await world.start("parent")
         task = await world.take_task()
         start_child = world.history.start_child
-        failures = [not_found("a moment ago"), not_found("still")]
+        failures = [unavailable("the other shard is moving"), unavailable("still")]
 
-        async def refusing(*arguments: object) -> str:
+        async def refusing(*arguments: Any) -> str:
             if failures:
-                from cluster.core.errors import unavailable
-
-                failures.pop()
-                raise unavailable("the other shard is moving")
-            return await start_child(*arguments)  # type: ignore[arg-type]
+                raise failures.pop()
+            return await start_child(*arguments)
 
         world.history.start_child = refusing  # type: ignore[method-assign, assignment]
         await world.answer(task, child("child"))
@@ -166,8 +165,6 @@ def test_a_task_for_a_sticky_queue_that_nobody_polls_goes_to_the_normal_one() ->
         request = api.RespondWorkflowTaskCompletedRequest(task_token=task.task_token, identity="worker")
         request.sticky_attributes.worker_task_queue.name = "sticky"
         request.sticky_attributes.schedule_to_start_timeout.FromSeconds(5)
-        from cluster.tokens import Purpose, TaskToken
-
         token = world.life.tokens.open(Purpose.TASK, task.task_token, TaskToken)
         await world.call("respond_workflow_task_completed", "w", request, token)
         await world.signal("w", "a")

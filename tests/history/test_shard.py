@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from temporalio.api.common.v1 import WorkflowExecution
@@ -28,13 +29,12 @@ from tests.history.world import (
     timer,
 )
 
-
 WORKFLOW_QUEUE = QueueKey(NAMESPACE.id, "tq", TaskKind.WORKFLOW)
 
 
 def held() -> tuple[HeldStore, World]:
     store = HeldStore()
-    return store, World(store)  # type: ignore[arg-type]
+    return store, World(store)
 
 
 async def signals(world: World, workflow_id: str = "w") -> list[str]:
@@ -233,10 +233,10 @@ def test_a_run_that_never_rests_still_gets_its_tasks_and_its_row() -> None:
 
     async def story(world: World) -> None:
         store.hold("append")
-        running = [asyncio.ensure_future(world.start("w"))]
+        running: list[asyncio.Future[Any]] = [asyncio.ensure_future(world.start("w"))]
         for number in range(20):
             await world.settle(0.1)
-            running.append(asyncio.ensure_future(world.signal("w", str(number))))  # type: ignore[arg-type]
+            running.append(asyncio.ensure_future(world.signal("w", str(number))))
             await world.settle(0.1)
             store.let_one_go("append")
         assert await world.listed(), "visibility waits for rest"

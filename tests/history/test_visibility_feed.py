@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from cluster.config import ShardConfig
 from cluster.core.errors import Code
@@ -73,10 +74,10 @@ def test_visibility_is_not_ahead_of_what_is_durable() -> None:
         shown = (await world.describe("w")).workflow_execution_info.status
         assert (await world.listed())[run_id] == ("RUNNING" if shown == 1 else "TERMINATED")
 
-    play(story, World(store, config=RARELY))  # type: ignore[arg-type]
+    play(story, World(store, config=RARELY))
 
 
-async def ending_or_death(job: asyncio.Future[object]) -> BaseException | None:
+async def ending_or_death(job: asyncio.Future[Any]) -> BaseException | None:
     try:
         await job
     except Exception as error:
@@ -137,7 +138,7 @@ def test_a_row_that_was_owed_at_the_checkpoint_is_owed_after_a_replay_on_top_of_
 
 def test_a_change_that_became_durable_during_a_checkpoint_is_still_owed() -> None:
     store = HeldStore()
-    world = World(store, config=RARELY)  # type: ignore[arg-type]
+    world = World(store, config=RARELY)
 
     async def story(world: World) -> None:
         run_id = await world.start("w")
@@ -198,7 +199,7 @@ def test_a_row_that_shows_the_run_as_it_is_gets_its_real_time() -> None:
 def test_a_long_outage_does_not_rewrite_the_same_rows_again_and_again() -> None:
     outage = Outage()
     store = HeldStore()
-    world = World(store, visibility=outage)  # type: ignore[arg-type]
+    world = World(store, visibility=outage)
     outage.inner = world.index
 
     async def story(world: World) -> None:

@@ -212,7 +212,8 @@ class World:
         return str((await self.call("start_workflow_execution", workflow_id, request)).run_id)
 
     async def signal(self, workflow_id: str, name: str = "s", run_id: str = "", request_id: str = "") -> None:
-        request = api.SignalWorkflowExecutionRequest(signal_name=name, request_id=request_id or f"signal {name}", input=text(name))
+        request_id = request_id or f"signal {name}"
+        request = api.SignalWorkflowExecutionRequest(signal_name=name, request_id=request_id, input=text(name))
         request.workflow_execution.workflow_id, request.workflow_execution.run_id = workflow_id, run_id
         await self.call("signal_workflow_execution", workflow_id, request)
 

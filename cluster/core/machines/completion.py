@@ -169,7 +169,7 @@ def _next_task(done: Completed, request: RespondWorkflowTaskCompletedRequest, co
             identity=request.identity,
             worker_version=request.worker_version_stamp if request.HasField("worker_version_stamp") else None,
         )
-        update.send(t)
+        update.send(t, is_heartbeat=request.force_create_new_workflow_task)
         done.next_is_started = True
 
 

@@ -22,11 +22,22 @@ from temporalio.api.update.v1 import Request
 
 from cluster.core.entry import ActivityNote, RequestIdNote, TaskNote
 from cluster.core.errors import invalid_argument
+from cluster.core.events import attributes_of
 from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.state import RunState, encode_state
 from cluster.core.transition import Transition
 
 EXCLUDE = ResetReapplyExcludeType
+CHILD_NEWS = frozenset(
+    (
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED,
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_COMPLETED,
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_FAILED,
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
+        EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+    )
+)
 
 
 def base_state(prefix: RunState) -> RunState:
@@ -88,7 +99,7 @@ def excluded(request: Any) -> set[int]:
 
 
 def reapply(t: Transition, request: Any, later: list[HistoryEvent]) -> None:
-    """Signals and updates that came after the reset point, in their order, unless they are excluded."""
+    """Signals and updates that came after the reset point, in their order, unless they are excluded; and news of children."""
     without = excluded(request)
     for event in later:
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
@@ -103,6 +114,23 @@ def reapply(t: Transition, request: Any, later: list[HistoryEvent]) -> None:
             and EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE not in without
         ):
             _readmit(t, event.workflow_execution_update_admitted_event_attributes.request)
+        elif event.event_type in CHILD_NEWS:
+            _child_news(t, event)
+
+
+def _child_news(t: Transition, event: HistoryEvent) -> None:
+    """A child of the shared prefix told its news to the base run; it will not tell them again."""
+    attributes: Any = type(attributes_of(event))()
+    attributes.CopyFrom(attributes_of(event))
+    child = t.state.children.get(attributes.initiated_event_id)
+    if child is None:
+        return
+    if event.event_type == EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_STARTED:
+        if not child.is_started:
+            t.add(event.event_type, attributes)
+    elif child.is_started:
+        attributes.started_event_id = child.started_event_id
+        t.add(event.event_type, attributes)
 
 
 def _readmit(t: Transition, request: Request) -> None:

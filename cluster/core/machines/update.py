@@ -166,11 +166,13 @@ def admit(t: Transition, request: Request) -> bool:
     return True
 
 
-def send(t: Transition) -> None:
-    """The workflow task that has just started carries all that wait for an answer; a heartbeat's task only what is new."""
+def send(t: Transition, *, is_heartbeat: bool = False) -> None:
+    """The workflow task that has just started carries all updates that wait for an answer.
+
+    is_heartbeat: it went back to the worker that asked for more time and has the former ones: only what is new.
+    """
     task = t.state.task
     assert task is not None and task.is_started
-    is_heartbeat = task.original_scheduled_at != task.scheduled_at
     for update in list(t.state.updates.values()):
         if update.stage == UpdateStage.ADMITTED or (update.stage == UpdateStage.SENT and not is_heartbeat):
             TABLE.step(position(t.state, update.update_id), "sent")

@@ -23,8 +23,7 @@ TASK_NOT_FOUND = "Workflow task not found."
 
 
 def _require_task(state: RunState, token: TaskToken) -> None:
-    """The token names the task that is started now, in this very attempt."""
-    lifecycle.require_open(state)
+    """The token names the task that is started now, in this very attempt. (A closed run has none.)"""
     task = state.task
     if (
         task is None
@@ -79,6 +78,7 @@ async def _add_eager_activities(
 
 async def failed(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: TaskToken) -> Any:
     run = await shard.find(namespace.id, token.workflow_id, token.run_id)
+    lifecycle.require_open(run.state)
     _require_task(run.state, token)
     t = shard.begin(run)
     decide_failed(t, request)

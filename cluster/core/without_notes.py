@@ -1,0 +1,55 @@
+"""What of a run's state its public history alone determines: the part that two regions, or a state and its fold, must share."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from cluster.core.state import Activity, Callback, RunState, UpdateStage, WorkflowTask
+
+_STARTED = 1  # EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: its event does not tell the request id
+
+
+def without_notes(state: RunState) -> RunState:
+    """A copy reduced to what public history alone gives: what two regions must agree on whatever notes they have seen.
+
+    Only of a state without buffered events: those have changed it and are not in the history yet.
+    """
+    bare = state.fork()
+    bare.transition_count = 0
+    bare.task = _task_without_notes(state.task)
+    # Attempts of tasks that wrote no events, queues and workers that only this region has seen.
+    bare.task_attempt, bare.task_stamp = 1, 0
+    bare.last_task_failure, bare.last_task_failed_cause = b"", 0
+    bare.sticky_queue, bare.sticky_timeout_ns = "", 0
+    bare.sdk_name, bare.sdk_version = "", ""
+    # Request ids of starts and of deliveries are made by the region that acts.
+    bare.request_ids = {key: seen for key, seen in state.request_ids.items() if seen.event_type != _STARTED}
+    bare.start_request_id, bare.cancel_request_id = "", ""
+    bare.children = {key: replace(one, request_id="") for key, one in state.children.items()} if state.is_open else {}
+    bare.signals_out = {key: replace(one, request_id="") for key, one in state.signals_out.items()}
+    bare.cancels_out = {key: replace(one, request_id="") for key, one in state.cancels_out.items()}
+    # Of an activity's attempts, heartbeats, pauses and changed options only the end becomes an event.
+    bare.activities = {
+        key: Activity(one.scheduled_event_id, one.activity_id, one.activity_type, "", one.first_scheduled_at, 0)
+        for key, one in state.activities.items()
+    }
+    bare.updates = {
+        key: replace(one, request=b"", sent_task_id=0, admitted_at=0, links=())
+        for key, one in state.updates.items()
+        if one.admitted_event_id or one.stage >= UpdateStage.ACCEPTED
+    }
+    bare.updates = {
+        key: replace(one, stage=UpdateStage.ADMITTED) if one.stage == UpdateStage.SENT else one
+        for key, one in bare.updates.items()
+    }
+    bare.callbacks = [Callback(one.callback, 0) for one in state.callbacks]
+    bare.parent_told, bare.reset_run_id, bare.is_deleted = False, "", False
+    return bare
+
+
+def _task_without_notes(task: WorkflowTask | None) -> WorkflowTask | None:
+    if task is None or not task.events_written:
+        return None
+    return replace(
+        task, attempt=1, stamp=0, original_scheduled_at=0, schedule_to_start_at=0, is_sticky=False, started_attributes=b""
+    )
