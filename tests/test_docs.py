@@ -1,4 +1,4 @@
-"""What the documents say is true: words of make, links, commands and their options."""
+"""What the documents say is true: words of make, links, commands and their options, generated files, what is built and what not."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cluster.frontend.not_built import NOT_BUILT
+from ops.docs import limits, machines
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".venv", "build", ".git", "node_modules"}
 FIRST_SCREEN_LINES = 40
+ARCHITECTURE_LINES_MAX = 250
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -81,3 +86,65 @@ def test_every_option_of_outlast_in_the_documents_exists() -> None:
         wide = {"COLUMNS": "200", "TERM": "dumb", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
         told = subprocess.run([outlast, verb, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
         assert set(re.findall(r"--[a-z-]+", line)) - set(re.findall(r"--[a-z-]+", told)) == set(), line
+
+
+def test_every_word_of_make_starts_a_program_that_is_there() -> None:
+    programs = sorted(set(re.findall(r"\$\(PY\) -m ([a-z.]+)", (ROOT / "Makefile").read_text())))
+    assert programs
+    broken = {}
+    for program in programs:
+        asked = subprocess.run([sys.executable, "-m", program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        if asked.returncode != 0:
+            broken[program] = asked.stderr.splitlines()[-1:]
+    assert not broken
+
+
+@pytest.mark.parametrize("generator", [machines, limits], ids=["machines", "limits"])
+def test_a_generated_document_is_current(generator: Any) -> None:
+    assert generator.FILE.read_text() == generator.render(), f"run: python -m {generator.__name__}"
+
+
+def test_a_limit_without_an_asker_is_told_as_not_enforced() -> None:
+    """The generator sees both kinds; which limits are which is for the reader of limits.md."""
+    assert limits.asked_by("id_bytes_max") and not limits.asked_by("no_such_limit")
+    assert limits.shown("retention_max_ns", 90 * limits.DAY_NS) == "90 d"
+    assert limits.shown("link_bytes_max", 4_000) == "4,000 bytes" and limits.shown("x_bytes_max", 2 * limits.MIB) == "2 MiB"
+
+
+def test_a_stranger_finds_every_file_of_the_server() -> None:
+    """Each module is named in ARCHITECTURE.md or in the README of a folder above it."""
+    architecture = (ROOT / "ARCHITECTURE.md").read_text()
+    unnamed = []
+    for path in sorted((ROOT / "cluster").rglob("*.py")):
+        above = [folder / "README.md" for folder in path.parents if folder.is_relative_to(ROOT / "cluster")]
+        texts = [readme.read_text() for readme in above if readme.exists()]
+        is_one_of_many = path.parent.name in ("api", "handlers")  # one file per call: the folder is named
+        named = f"({path.relative_to(ROOT)})" in architecture or any(f"{path.name}" in text for text in texts)
+        if path.name != "__init__.py" and not is_one_of_many and not named:
+            unnamed.append(str(path.relative_to(ROOT)))
+    assert not unnamed
+    assert len(architecture.splitlines()) <= ARCHITECTURE_LINES_MAX
+
+
+def test_every_machine_is_in_the_architecture() -> None:
+    section = (ROOT / "ARCHITECTURE.md").read_text().partition("## The machines")[2].partition("\n## ")[0]
+    assert {table.name for table in machines.tables() if table.name not in section} == set()
+
+
+def test_a_decision_record_has_its_four_parts_and_its_line_in_the_index() -> None:
+    folder = ROOT / "ops" / "docs" / "adr"
+    records = sorted(folder.glob("[0-9]*.md"))
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    index = (folder / "README.md").read_text()
+    for record in records:
+        text = record.read_text()
+        assert f"({record.name})" in index, record.name
+        assert text.startswith(f"# {record.name[:4]}: "), record.name
+        assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == ["Context", "Decision", "Consequences", "Alternatives"], record.name
+
+
+def test_what_is_not_built_is_said_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text().lower()
+    subjects = {re.sub(r"^.*: | (is|are) not built$", "", reason).lower() for reason in NOT_BUILT.values() if "not built" in reason}
+    assert len(subjects) > 5
+    assert {subject for subject in subjects if subject not in readme} == set()

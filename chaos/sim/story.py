@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -15,7 +16,8 @@ from chaos.checkers.moves import every_run_ended, everything_outstanding_moves
 from chaos.sim.clients import Requests
 from chaos.sim.disk import VISIBILITY_DOWN, Chronicle
 from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw_rates
-from chaos.sim.loop import SimulationError, running_loop, simulate
+from chaos.sim.logs import errors_collected
+from chaos.sim.loop import running_loop, simulate
 from chaos.sim.programs import RELEASE, payloads
 from chaos.sim.rand import Streams
 from chaos.sim.trace import Trace
@@ -255,10 +257,12 @@ def run_seed(seed: int, keep_text: bool = False) -> Result:
         return running_loop().time()
 
     virtual_s = 0.0
-    try:
-        virtual_s = simulate(main(), trace, limit_s=86_400.0)
-    except (SimulationError, CallerError, AssertionError) as error:
-        extra.append(f"{type(error).__name__}: {error}")
+    with errors_collected(extra):
+        try:
+            virtual_s = simulate(main(), trace, limit_s=86_400.0)
+        except Exception as error:  # whatever ends the story is its verdict
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            extra.append(f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})")
     result = story.result(seed) if story is not None else Result(seed)
     result.violations += extra
     result.digest, result.virtual_s, result.trace = trace.digest(), virtual_s, trace.text()

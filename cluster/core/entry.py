@@ -141,27 +141,7 @@ Note = (
     | CloseNote
     | DeletedNote
 )
-Item = (
-    bytes
-    | Buffered
-    | Flushed
-    | Base
-    | TaskNote
-    | StickyNote
-    | WorkerNote
-    | ActivityNote
-    | UnbufferNote
-    | ChildNote
-    | ChildDoneNote
-    | OutboxNote
-    | UpdateNote
-    | UpdateGoneNote
-    | RequestIdNote
-    | CallbackNote
-    | CancelNote
-    | CloseNote
-    | DeletedNote
-)
+Item = bytes | Buffered | Flushed | Base | Note
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from temporalio.api.enums.v1 import (
     EventType,
     TaskQueueKind,
@@ -17,6 +18,8 @@ from temporalio.api.errordetails.v1 import NotFoundFailure
 
 from cluster.config import Limits
 from cluster.core.errors import CallerError, invalid_argument, not_found
+
+log = structlog.get_logger("outlast.frontend")
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _RESERVED_QUEUE_PREFIX = "/_sys/"
@@ -201,8 +204,11 @@ def check_priority(message: Any) -> None:
 
 
 def check_payload_bytes(message: Any, limits: Limits) -> None:
-    if message.ByteSize() > limits.payload_bytes_max:
+    size_bytes = message.ByteSize()
+    if size_bytes > limits.payload_bytes_max:
         raise blob_too_large()
+    if size_bytes > limits.payload_bytes_warn:
+        log.warning("a payload is large", size_bytes=size_bytes, limit_bytes=limits.payload_bytes_max)
 
 
 def blob_too_large() -> CallerError:

@@ -126,7 +126,13 @@ def _reject(state: RunState, condition: int) -> QueryWorkflowResponse | None:
 
 
 def _is_under_way(state: RunState) -> bool:
-    return state.is_open and state.task is not None and state.task.events_written and not state.paused_at
+    """A task will show the worker more than it has seen; only a speculative one brings it nothing new. One that fails again and
+    again does not count: whoever asks shall be told."""
+    task = state.task
+    if not state.is_open or task is None or state.paused_at:
+        return False
+    is_failing = task.attempt > 1 and bool(state.last_task_failed_cause)
+    return task.events_written or ((task.attempt > 1 or bool(state.buffered)) and not is_failing)
 
 
 def _waits_for_first_task(run: Run) -> bool:

@@ -19,7 +19,7 @@ from cluster.core.due import wake_at
 from cluster.core.effects import effects
 from cluster.core.entry import Entry, encode_entry
 from cluster.core.errors import CallerError
-from cluster.core.machines import lifecycle
+from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState, SnapshotFormatError, decode_state
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
@@ -271,6 +271,7 @@ class Shard:
         for run, t in written:
             if run is not None and run.is_evicted:
                 raise shard_is_moving()
+            history_limits.enforce(t)
             assert run is None or run.state.transition_count == t.state.transition_count, "the run changed during the decision"
         entries = [t.entry() for _, t in written]
         position = self.journal.add(*map(encode_entry, entries))

@@ -24,6 +24,7 @@ from ops.demo.workflows import TASK_QUEUE, TransferWorkflow
 OUTAGE_MAX_S = 40.0
 RETRYABLE = {
     RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.UNKNOWN,  # the SDK's word for a connection that broke under a call ("transport error")
     RPCStatusCode.CANCELLED,
     RPCStatusCode.DEADLINE_EXCEEDED,
     RPCStatusCode.RESOURCE_EXHAUSTED,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from ops.demo.audit import Report, audit
 from ops.demo.bank import Bank, Transfer, draw_transfers
@@ -33,6 +34,12 @@ class Fault:
 
 
 PLAN = (Fault(0.20, "server"), Fault(0.45, "server"), Fault(0.55, "worker"), Fault(0.70, "server"))
+
+
+def quiet_runtime() -> Runtime:
+    """The SDK warns of every call that it repeats; here outages are the plan, and `Transfers` counts what they cost."""
+    level = TelemetryFilter(core_level="ERROR", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=level)))
 
 
 class WorkerProcess:
@@ -90,7 +97,7 @@ class Stage:
             self._tell(f"server ready at {self._server.address} (pid {self._server.pid})")
             await asyncio.to_thread(self._worker.restart)
             self._tell("worker ready")
-            client = Transfers(await Client.connect(self._server.address, namespace="default"))
+            client = Transfers(await Client.connect(self._server.address, namespace="default", runtime=quiet_runtime()))
             await self._run_all(client)
             gate = asyncio.Semaphore(OPEN_TRANSFERS)
             retried = await asyncio.gather(*(self._retried(client, transfer, gate) for transfer in self._transfers))

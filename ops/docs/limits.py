@@ -1,7 +1,7 @@
 """`python -m ops.docs.limits`: renders the limits of `cluster/config.py` and `cluster/matching/limits.py` into limits.md.
 
-Name and value come from the structs themselves, the reason from the comment behind the field, and who asks for a limit from a search
-for its name: one that nobody asks for is told as such. `tests/test_docs.py` holds that the file is current.
+Name and value come from the structs themselves, the reason from the comment behind the field, and who asks for a limit from a
+search for its name: one that nobody asks for is told as such. `tests/test_docs.py` holds that the file is current.
 """
 
 from __future__ import annotations

@@ -167,13 +167,13 @@ def test_a_child_that_starts_and_ends_while_a_task_runs_is_told_with_the_right_i
     ended(run, commands.complete())
     run.signal()
     run.answer()
-    assert run.history(7) == lines("""
-        7 WorkflowTaskCompleted
-        8 ChildWorkflowExecutionStarted
-        9 WorkflowExecutionSignaled
-        10 ChildWorkflowExecutionCompleted
-        11 WorkflowTaskScheduled""")
-    assert run.last("ChildWorkflowExecutionCompleted").started_event_id == 8
+    assert run.history(8) == lines("""
+        8 WorkflowTaskCompleted
+        9 ChildWorkflowExecutionStarted
+        10 WorkflowExecutionSignaled
+        11 ChildWorkflowExecutionCompleted
+        12 WorkflowTaskScheduled""")
+    assert run.last("ChildWorkflowExecutionCompleted").started_event_id == 9
 
 
 def test_a_start_that_is_buffered_gets_its_id_at_the_flush() -> None:
@@ -182,7 +182,7 @@ def test_a_start_that_is_buffered_gets_its_id_at_the_flush() -> None:
     started(run)
     assert run.state.children[5].started_event_id == 0
     run.answer()
-    assert run.state.children[5].started_event_id == 8
+    assert run.state.children[5].started_event_id == 9
 
 
 def test_a_closed_parent_owes_its_policy_to_each_child_once() -> None:

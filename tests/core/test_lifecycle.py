@@ -13,11 +13,11 @@ from temporalio.api.workflow.v1 import VersioningOverride
 from cluster.config import Limits
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import SECOND_NS, duration
-from cluster.core.machines import lifecycle, start, workflow_task
+from cluster.core.machines import activity_calls, lifecycle, start, workflow_task
 from cluster.core.state import RequestSeen, Status
 from cluster.core.table import IllegalTransition
 from cluster.core.transition import Transition
-from tests.core.build import BEGIN_NS, Run, lines
+from tests.core.build import BEGIN_NS, QUEUE, Run, lines
 from tests.e2e import commands
 
 
@@ -237,6 +237,20 @@ def test_a_paused_run_is_offered_to_nobody_and_goes_on_when_unpaused() -> None:
         12 WorkflowTaskScheduled task_queue={name=tq kind=NORMAL} start_to_close_timeout=10s attempt=1""")
     with pytest.raises(CallerError, match="workflow is not paused"):
         unpause(run)
+
+
+def test_what_was_offered_before_the_pause_is_void() -> None:
+    run = Run()
+    run.task(commands.schedule_activity("a", QUEUE), force_create_new_workflow_task=True)
+    task, activity = run.state.task, run.state.activities[5]
+    pause(run)
+    assert task is not None and run.state.task is not None and run.state.task.stamp != task.stamp
+    with pytest.raises(IllegalTransition):
+        run.start_task()
+    with pytest.raises(CallerError, match="the workflow is paused"):
+        run.do(lambda t: activity_calls.start(t, 5, request_id="x", identity="w", stamp=activity.stamp))
+    unpause(run)
+    run.start_task()
 
 
 def test_a_paused_run_can_still_be_terminated_and_time_out() -> None:

@@ -375,3 +375,13 @@ def test_an_update_that_only_its_worker_remembers_is_rejected_without_a_word() -
     run = Run()
     done = run.task(messages=[message("x", Rejection(rejected_request=update_request("u")))])
     assert run.state.updates == {} and done.t.notices == []
+
+
+@pytest.mark.parametrize(("body", "stage"), [(ACCEPTANCE, UpdateStage.ACCEPTED), (Rejection(), None)])
+def test_an_answer_to_an_update_that_was_not_sent_yet_counts(body: Any, stage: int | None) -> None:
+    """Its worker may know it from the client's own repetition."""
+    run = Run()
+    run.start_task()
+    run.update()
+    run.answer(messages=[message("m", body)])
+    assert run.state.updates.get("u", Update("u", 0)).stage == (stage or 0)

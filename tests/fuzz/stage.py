@@ -32,8 +32,10 @@ class Broken(AssertionError):
 
 
 class Stage:
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, tag: str = "") -> None:
+        """tag: tells the names of two stages on one server apart."""
         self.target = target
+        self._tag = tag
         self.pools = Pools()
         self._kept: dict[str, list[bytes]] = {}
         self._turn = 0
@@ -50,18 +52,19 @@ class Stage:
         for name in (FUZZ, OTHER, CANARY):
             request = api.RegisterNamespaceRequest(namespace=name)
             request.workflow_execution_retention_period.seconds = 86_400
-            await self.ask("RegisterNamespace", request)
+            await self._register(request)
             described = await self.ask("DescribeNamespace", api.DescribeNamespaceRequest(namespace=name))
             if name != CANARY:
                 self.pools.namespace_ids.append(described.namespace_info.id)
         added = {name: number for number, name in enumerate(values.ATTRIBUTES, 1)}
         for name in (FUZZ, OTHER):
-            await self.ask(
-                "AddSearchAttributes", operator_api.AddSearchAttributesRequest(namespace=name, search_attributes=added)  # type: ignore[arg-type]
-            )
-        for name in ("kept-open", "kept-closed"):
+            request = operator_api.AddSearchAttributesRequest(namespace=name, search_attributes=added)  # type: ignore[arg-type]
+            answer = await self.target.send("AddSearchAttributes", request.SerializeToString())
+            if answer.code not in ("OK", "ALREADY_EXISTS"):
+                raise Broken(f"AddSearchAttributes: {answer}")
+        for name in (f"kept-open{self._tag}", f"kept-closed{self._tag}"):
             run_id = await self._start(CANARY, name, name)
-            if name == "kept-closed":
+            if "closed" in name:
                 task = await self._poll(CANARY, name)
                 await self._complete(CANARY, task, [commands.complete()])
             self._kept[f"{name} {run_id}"] = [event.SerializeToString() for event in await self.history(CANARY, name, run_id)]
@@ -71,11 +74,12 @@ class Stage:
         """Runs in every state and fresh tokens; the former ones stay as stale ones."""
         self._turn += 1
         await self._refresh_namespaces()
-        queue = f"{QUEUE}-stage-{self._turn}"  # nobody else polls it
+        turn = f"{self._tag}{self._turn}"
+        queue = f"{QUEUE}-stage-{turn}"  # nobody else polls it
         for namespace in (FUZZ, OTHER):
             made: list[tuple[str, str]] = []
             for name in ("open", "closed", "started", "activity"):
-                workflow_id = f"{name}-{self._turn}"  # in the pools only once it is as it should be
+                workflow_id = f"{name}-{turn}"  # in the pools only once it is as it should be
                 run_id = await self._start(namespace, workflow_id, queue)
                 made.append((workflow_id, run_id))
                 self.pools.names |= {f"run:{namespace}:{name}": run_id, f"id:{namespace}:{name}": workflow_id}
@@ -92,9 +96,12 @@ class Stage:
         for number in range(4):
             request = api.RegisterNamespaceRequest(namespace=f"{DOOMED}-{number}")
             request.workflow_execution_retention_period.seconds = 86_400
-            answer = await self.target.send("RegisterNamespace", request.SerializeToString())
-            if answer.code not in ("OK", "ALREADY_EXISTS"):
-                raise Broken(f"RegisterNamespace: {answer}")
+            await self._register(request)
+
+    async def _register(self, request: api.RegisterNamespaceRequest) -> None:
+        answer = await self.target.send("RegisterNamespace", request.SerializeToString())
+        if answer.code not in ("OK", "ALREADY_EXISTS"):
+            raise Broken(f"RegisterNamespace: {answer}")
 
     async def _move_on(self, namespace: str, name: str, task: Any, queue: str) -> None:
         def keep(purpose: str, token: bytes) -> None:
@@ -114,7 +121,7 @@ class Stage:
     async def _pages(self) -> None:
         listed = await self.ask("ListWorkflowExecutions", api.ListWorkflowExecutionsRequest(namespace=FUZZ, page_size=1))
         self.pools.remember_token("page", listed.next_page_token)
-        execution = WorkflowExecution(workflow_id=f"activity-{self._turn}")
+        execution = WorkflowExecution(workflow_id=f"activity-{self._tag}{self._turn}")
         history = api.GetWorkflowExecutionHistoryRequest(namespace=FUZZ, execution=execution, maximum_page_size=1)
         self.pools.remember_token("history-page", (await self.ask("GetWorkflowExecutionHistory", history)).next_page_token)
 
@@ -153,7 +160,7 @@ class Stage:
     async def check_whole(self, rng: random.Random) -> None:
         """Raises Broken. A correct workflow still runs, what nobody touched is as it was, what was touched can be read."""
         self.check_troubles()
-        await self._canonical_workflow(f"canonical-{self._turn}-{rng.randrange(1 << 40)}")
+        await self._canonical_workflow(f"canonical-{self._tag}{self._turn}-{rng.randrange(1 << 40)}")
         for key, kept in self._kept.items():
             workflow_id, run_id = key.split()
             if [event.SerializeToString() for event in await self.history(CANARY, workflow_id, run_id)] != kept:
@@ -240,6 +247,8 @@ def fault_of(name: str, answer: Answer, waiting: frozenset[str]) -> str:
     is_contended = any(name == call and words in answer.message for call, words in CONTENDED)
     if answer.code in BROKEN_CODES and not is_contended:
         return f"{name}: {answer.code} {answer.message}\n{answer.inside}"
+    if "metadata size exceeds" in answer.message:
+        return f"{name}: the answer does not fit into the trailers: {answer.message}"
     if answer.code == "DEADLINE_EXCEEDED" and name not in waiting:
         return f"{name} did not answer"
     if answer.code not in ("OK", "DEADLINE_EXCEEDED", "CANCELLED") and not answer.message:

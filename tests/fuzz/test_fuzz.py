@@ -80,7 +80,7 @@ async def test_no_generated_request_breaks_a_server_over_grpc(server: OutlastSer
 async def test_no_damaged_bytes_break_a_server_over_grpc(server: OutlastServer) -> None:
     seconds = BUDGET_S * 0.2
     target = OverGrpc(server)
-    stage = Stage(target)
+    stage = Stage(target, "wire-")
     await stage.set_up()
     campaign = Campaign(stage, SEED + 1, FOUND)
     await campaign.wire(seconds)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from cluster.config import ShardConfig
-from cluster.core.errors import Code
+from cluster.core.errors import Code, unavailable
 from cluster.stores.base import StoreUnavailable, StoreUnknown
 from tests.history.world import (
     NAMESPACE,
@@ -324,10 +324,19 @@ def test_a_deleted_childs_parent_hears_of_its_end() -> None:
         await world.work(child("child"))
         await world.settle()
         await world.work()
+        tell_parent, is_away = world.history.tell_parent, True
+
+        async def unless_away(*arguments: Any) -> None:
+            if is_away:
+                raise unavailable("the parent's shard is moving")
+            await tell_parent(*arguments)
+
+        world.history.tell_parent = unless_away  # type: ignore[method-assign, assignment]
         await world.delete("child")
-        await world.checkpoint()
         await world.settle(1)
         await world.checkpoint()
+        is_away = False
+        await world.settle(15)
         assert "ChildWorkflowExecutionTerminated" in [name_of(event) for event in await world.history_of("parent")]
         await world.settle(1)
         await world.checkpoint()

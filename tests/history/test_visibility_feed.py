@@ -77,6 +77,27 @@ def test_visibility_is_not_ahead_of_what_is_durable() -> None:
     play(story, World(store, config=RARELY))
 
 
+def test_a_row_shows_what_became_durable_and_not_what_came_after() -> None:
+    store = HeldStore()
+
+    async def story(world: World) -> None:
+        store.hold("append")
+        starting = asyncio.ensure_future(world.start("w"))
+        await world.settle()
+        ending = asyncio.ensure_future(world.terminate("w"))
+        await world.settle()
+        store.let_one_go("append")
+        run_id = await starting
+        await world.settle()
+        assert await world.listed() == {run_id: "RUNNING"}
+        store.release("append")
+        await ending
+        await world.settle()
+        assert await world.listed() == {run_id: "TERMINATED"}
+
+    play(story, World(store, config=RARELY))
+
+
 async def ending_or_death(job: asyncio.Future[Any]) -> BaseException | None:
     try:
         await job

@@ -53,6 +53,16 @@ QUEUE = "tq"
 SHARD = ShardId(0)
 
 
+class TickingClock(SimClock):
+    """With `ticks` it moves at every look, as real ones do, so that two looks for one moment show."""
+
+    ticks = False
+
+    def now_ns(self) -> int:
+        self.skew_ns += 1_000 * self.ticks
+        return super().now_ns()
+
+
 class KnownNamespaces:
     """One namespace, which a test may take away."""
 
@@ -123,14 +133,14 @@ class World:
         self.shards_count = shards_count
         self.namespaces = KnownNamespaces()
         self.failed_jobs: list[tuple[str, BaseException]] = []
-        self.clock: SimClock
+        self.clock: TickingClock
         self._slot: NodeSlot[Life]
 
     # --- lives ------------------------------------------------------------------------------------------------------------
     async def begin(self) -> None:
         """The next life, ready."""
         if not hasattr(self, "_slot"):
-            self.clock = SimClock(running_loop().now_ns)
+            self.clock = TickingClock(running_loop().now_ns)
             await self.store.open()
             self._slot = NodeSlot("node", self._build)
         await self._slot.start()
@@ -351,6 +361,7 @@ class HeldStore:
         self.failures: dict[str, list[BaseException]] = {}
         self.failures_after: dict[str, list[BaseException]] = {}
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.answers: dict[str, list[Any]] = {}  # given instead of the store's, once each
         self.corrupt: set[RunKey] = set()  # loading these runs' rows or histories fails
         self._gates: dict[str, asyncio.Semaphore] = {}
 
@@ -388,7 +399,7 @@ class HeldStore:
                 raise self.failures[name].pop(0)
             if name in ("load", "history") and args[1] in self.corrupt:
                 raise CorruptRecord("planted by the test", key=args[1])
-            answer = await attribute(*args, **kwargs)
+            answer = self.answers[name].pop(0) if self.answers.get(name) else await attribute(*args, **kwargs)
             if self.failures_after.get(name):
                 raise self.failures_after[name].pop(0)
             return answer

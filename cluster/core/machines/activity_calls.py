@@ -29,7 +29,7 @@ from cluster.core.machines.activity import (
     started_attributes,
     write_started,
 )
-from cluster.core.state import Activity
+from cluster.core.state import Activity, Status
 from cluster.core.transition import Transition
 
 
@@ -65,6 +65,8 @@ def start(
         if activity.request_id == request_id:
             return False
         raise CallerError(Code.ALREADY_EXISTS, "Activity task already started.")
+    if t.state.status == Status.PAUSED:
+        raise failed_precondition(f"Activity task rejected; the workflow is paused. Id: {activity.activity_id}")
     if offer_stamp(activity) != stamp or not is_dispatchable(activity):
         raise failed_precondition(
             f"Activity task rejected; stamp has changed. Id: {activity.activity_id},: type: {activity.activity_type},"

@@ -16,7 +16,7 @@ from cluster.core.errors import CallerError
 from cluster.core.events import attributes_of, parse_event
 from cluster.core.machines.activity_calls import end_canceled, start, withdraw_eager_start
 from cluster.core.machines.activity_options import check_options
-from cluster.core.machines.commands import BadCommand, Completion, command
+from cluster.core.machines.commands import BadCommand, Completion, check_size, command
 from cluster.core.state import Status
 from cluster.core.transition import Transition
 
@@ -54,8 +54,7 @@ def _schedule(c: Completion, command: Command) -> None:
         raise BadCommand(_BAD_SCHEDULE, error.message) from error
     if wish.use_workflow_build_id and options.task_queue.name != state.task_queue:
         raise BadCommand(_BAD_SCHEDULE, "Activity with UseCompatibleVersion cannot run on different task queue.")
-    if wish.input.ByteSize() > limits.payload_bytes_max:
-        raise BadCommand(_BAD_SCHEDULE, "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.")
+    check_size(c, wish.input.ByteSize(), _BAD_SCHEDULE, "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.")
     if len(state.activities) >= limits.pending_activities_max:
         raise BadCommand(
             WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_PENDING_ACTIVITIES_LIMIT_EXCEEDED,

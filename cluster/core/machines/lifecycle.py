@@ -334,6 +334,7 @@ def pause(t: Transition, *, identity: str, reason: str, request_id: str) -> None
         WorkflowExecutionPausedEventAttributes(identity=identity, reason=reason, request_id=request_id),
         worker_may_ignore=True,
     )
+    workflow_task.withdraw(t)
 
 
 def unpause(t: Transition, *, identity: str, reason: str, request_id: str) -> None:

@@ -206,7 +206,7 @@ def start(
     """A worker takes the task."""
     state = t.state
     task = state.task
-    if task is None or task.is_started:
+    if task is None or task.is_started or state.status == Status.PAUSED:
         raise IllegalTransition("no scheduled workflow task to start")
     if not task.events_written and task.scheduled_event_id != state.next_event_id:
         # Events came since: this is no repetition of the failed task any more.
@@ -315,6 +315,16 @@ def drop(t: Transition) -> None:
     assert task is not None and not task.events_written
     TABLE.step(position(t.state), "dropped")
     t.note(TaskNote(None, t.state.task_attempt, task.stamp, t.state.last_task_failure, t.state.last_task_failed_cause))
+
+
+def withdraw(t: Transition) -> None:
+    """What was offered is void: whoever has been offered it comes too late. It is offered anew when that may be."""
+    state = t.state
+    task = state.task
+    if task is not None and not task.is_started:
+        stamp = task.stamp + 1
+        note = TaskNote(replace(task, stamp=stamp), task.attempt, stamp, state.last_task_failure, state.last_task_failed_cause)
+        t.note(note)
 
 
 def fall_back_to_normal_queue(t: Transition) -> None:

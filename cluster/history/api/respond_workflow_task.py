@@ -59,7 +59,7 @@ async def completed(service: Any, shard: Shard, namespace: Any, request: Any, ca
     response = RespondWorkflowTaskCompletedResponse(reset_history_event_id=done.reset_history_event_id)
     if done.completion is not None and done.completion.eager_activity_ids:
         await _add_eager_activities(service, shard, run, state, response, done.completion.eager_activity_ids)
-    if done.next_is_started:
+    if done.next_is_started and state.task is not None:  # None: the history had grown too long, and the run was ended
         answer = await polls.workflow_task_answer(shard, run, state, service.tokens, is_sticky=True)
         response.workflow_task.CopyFrom(PollWorkflowTaskQueueResponse.FromString(answer))
     return response

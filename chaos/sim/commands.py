@@ -1,0 +1,155 @@
+"""The simulator's command line: many seeds, one seed in full, every store fault, and the safeguards removed in turn."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from chaos.sim.disk import VISIBILITY_DOWN
+from chaos.sim.faults import ReplyFault, WorkerFault
+from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
+from chaos.sim.store_faults import STORIES, run_all
+from chaos.sim.story import Result, run_seed
+from cluster.stores.faulty import FaultKind
+
+# A batch this large must have injected every kind of fault at least once.
+SEEDS_FOR_EVERY_KIND = 100
+EVERY_KIND = frozenset([*map(str, FaultKind), *map(str, ReplyFault), *map(str, WorkerFault), VISIBILITY_DOWN])
+SHOWN_VIOLATIONS_MAX = 5
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 if nothing was found."""
+    parser = argparse.ArgumentParser(prog="python -m chaos.sim", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    run = verbs.add_parser("run", help="seeds FIRST .. FIRST + SEEDS - 1; exit 1 if one of them shows a violation")
+    run.add_argument("--seeds", type=int, default=500)
+    run.add_argument("--first", type=int, default=1)
+    run.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
+    run.add_argument("--without", choices=sorted(SAFEGUARDS), help="remove this safeguard first")
+    run.add_argument("--hashes", action="store_true", help="print every seed's trace hash")
+    one = verbs.add_parser("one", help="one seed, told in full")
+    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--without", choices=sorted(SAFEGUARDS))
+    faults = verbs.add_parser("store-faults", help="every store fault at every call index of the canonical workflows")
+    faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
+    faults.add_argument("--every", type=int, default=1, help="take one call index in so many")
+    guards = verbs.add_parser("safeguards", help="remove each safeguard in turn: some seed must find it")
+    guards.add_argument("--seeds", type=int, default=60)
+    guards.add_argument("--only", choices=sorted(SAFEGUARDS), action="append")
+    given = parser.parse_args(arguments)
+    if given.verb == "run":
+        return _run(given.first, given.seeds, given.jobs, given.without, given.hashes)
+    if given.verb == "one":
+        return _one(given.seed, given.without)
+    if given.verb == "store-faults":
+        return _store_faults(given.only or sorted(STORIES), given.every)
+    return _safeguards(given.only or list(SAFEGUARDS), given.seeds)
+
+
+# --- run ----------------------------------------------------------------------------------------------------------------
+def _seed_without(asked: tuple[int, str | None]) -> Result:
+    seed, safeguard = asked
+    with removed(safeguard):
+        return run_seed(seed)
+
+
+def _results(first: int, count: int, jobs: int, safeguard: str | None) -> Iterable[Result]:
+    asked = [(seed, safeguard) for seed in range(first, first + count)]
+    if jobs <= 1:
+        yield from map(_seed_without, asked)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(_seed_without, asked)
+
+
+def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes: bool) -> int:
+    began = time.monotonic()
+    failing: list[Result] = []
+    injected: Counter[str] = Counter()
+    acts: Counter[str] = Counter()
+    whole = hashlib.blake2b(digest_size=16)
+    runs_count = events_count = done = 0
+    for result in _results(first, count, jobs, safeguard):
+        done += 1
+        injected.update(result.injected)
+        acts.update(result.acts)
+        runs_count, events_count = runs_count + result.runs_count, events_count + result.events_count
+        whole.update(result.digest.encode())
+        if result.acked_count == 0:
+            result.violations.append("nothing was acked: the run proves nothing")
+        if shows_hashes:
+            print(f"{result.seed} {result.digest}")
+        if result.violations:
+            failing.append(result)
+            _show(result)
+        if done % 20 == 0 and not shows_hashes:
+            rate = done / (time.monotonic() - began)
+            print(f"{done}/{count} seeds, {len(failing)} failing, {rate:.1f} seeds/s", file=sys.stderr)
+    seconds = time.monotonic() - began
+    print(f"{count} seeds from {first}: {runs_count} runs, {events_count} events, {seconds:.0f} s, {count / seconds:.1f} seeds/s")
+    print("acts     " + ", ".join(f"{name} {number}" for name, number in sorted(acts.items())))
+    print("injected " + ", ".join(f"{name} {number}" for name, number in sorted(injected.items())))
+    print(f"hash     {whole.hexdigest()}")
+    missing = sorted(EVERY_KIND - injected.keys()) if count >= SEEDS_FOR_EVERY_KIND else []
+    if missing:
+        print(f"never injected: {', '.join(missing)}: these faults were not tried")
+    if failing:
+        print("failing seeds: " + " ".join(str(result.seed) for result in failing))
+    return 1 if failing or missing else 0
+
+
+def _show(result: Result) -> None:
+    print(f"seed {result.seed}: {len(result.violations)} violations (python -m chaos.sim one --seed {result.seed})")
+    for text in result.violations[:SHOWN_VIOLATIONS_MAX]:
+        print(f"  {text}")
+
+
+def _one(seed: int, safeguard: str | None) -> int:
+    with removed(safeguard):
+        result = run_seed(seed, keep_text=True)
+    print(result.drew)
+    print(result.trace)
+    print(f"\nseed {seed}: hash {result.digest}, {result.virtual_s:.1f} virtual s, {result.runs_count} runs, acts {result.acts}")
+    print(f"injected {dict(sorted(result.injected.items()))}")
+    for text in result.violations:
+        print(f"VIOLATION {text}")
+    return 1 if result.violations else 0
+
+
+# --- store faults, safeguards -----------------------------------------------------------------------------------------------
+def _store_faults(names: Sequence[str], every: int) -> int:
+    failures = tries = 0
+    for name in names:
+        began = time.monotonic()
+        report = run_all(name, every)
+        tries += report.tries_count
+        failures += len(report.failures)
+        print(
+            f"{name:22} {report.calls_count:4} store calls, {report.tries_count:4} faults tried, "
+            f"{len(report.failures)} failing, {time.monotonic() - began:.1f} s"
+        )
+        for failure in report.failures[:SHOWN_VIOLATIONS_MAX]:
+            print(f"  {failure}")
+    print(f"{tries} faults tried, {failures} failing")
+    return 1 if failures else 0
+
+
+def _safeguards(names: Sequence[str], seeds: int) -> int:
+    holes: list[str] = []
+    for name in names:
+        began = time.monotonic()
+        found = find_hole(name, range(1, seeds + 1))
+        took_s = time.monotonic() - began
+        if found is None:
+            holes.append(name)
+            print(f"{name:34} NOT FOUND by {seeds} seeds ({took_s:.0f} s)", flush=True)
+        else:
+            print(f"{name:34} found by {found.where} ({took_s:.0f} s): {found.text[:150]}", flush=True)
+    print(f"{len(names) - len(holes)} of {len(names)} removed safeguards were found")
+    return 1 if holes else 0

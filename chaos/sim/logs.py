@@ -1,0 +1,31 @@
+"""The server's own log during a simulation: warnings belong to the faults and are dropped, errors are violations.
+
+The server logs an error where it met what should not be: a run that cannot be replayed, a delivery that no repetition will mend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import structlog
+
+ERROR_LEVEL = 40
+
+
+@contextmanager
+def errors_collected(into: list[str]) -> Iterator[None]:
+    """Every error that is logged inside becomes a text in `into`; nothing is printed."""
+    before = structlog.get_config()
+
+    def collect(logger: Any, method: str, event: MutableMapping[str, Any]) -> NoReturn:
+        details = " ".join(f"{name}={value!r}" for name, value in sorted(event.items()) if name not in ("event", "exc_info"))
+        into.append(f"logged as {method}: {event['event']} {details}")
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[collect], wrapper_class=structlog.make_filtering_bound_logger(ERROR_LEVEL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)

@@ -1,0 +1,257 @@
+"""Whatever happens to a run, and in whatever order: what must always hold, holds.
+
+`Run` itself checks after each step that entries and state agree, that the snapshot is the state, and that public history
+gives the same state but for its notes. Here: event ids have no gaps, nothing stays due, nobody but the caller is to blame.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from temporalio.api.command.v1 import Command
+from temporalio.api.common.v1 import RetryPolicy, WorkflowExecution
+from temporalio.api.enums.v1 import WorkflowTaskFailedCause
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.update.v1 import Outcome
+
+from cluster.config import Limits
+from cluster.core import due
+from cluster.core.effects import ApplyClosePolicy, StartChild, effects
+from cluster.core.errors import CallerError
+from cluster.core.events import SECOND_NS as S
+from cluster.core.events import duration
+from cluster.core.machines import activity_calls, activity_options, child, external, lifecycle, start, workflow_task
+from cluster.core.machines.completion import Completed
+from cluster.core.transition import Transition
+from tests.core.build import QUEUE, Run
+from tests.e2e import commands
+
+NAMES = "abc"
+
+
+class Life:
+    """A chain of runs, and what a step does to the one that is current."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.run = Run(limits=Limits(updates_in_flight_max=2, signals_per_run_max=6), **fields)
+        self.successors: list[Transition] = []
+
+    def step(self, kind: str, pick: int, other: int) -> None:
+        run = self.run
+        with contextlib.suppress(CallerError):
+            STEPS[kind](self, NAMES[pick % 3], other)
+        self.check(run)
+        if not run.state.is_open and self.successors:
+            self.run = run.successor(self.successors.pop())
+            self.check(self.run)
+
+    def check(self, run: Run) -> None:
+        assert [event.event_id for event in run.events()] == list(range(1, run.state.next_event_id)), "event ids have a gap"
+        self.successors += run.do(due.decide_due)
+        wake_at = due.wake_at(run.state)
+        assert wake_at == 0 or wake_at > run.now, "something stayed due"
+        assert run.do(due.decide_due) == [], "what was done is done again"
+        if not run.state.is_open:
+            assert run.state.task is None and not run.state.buffered and not run.state.activities
+            assert run.events()[-1].event_id == run.state.close_event_id, "something happened behind the end"
+
+    def take(self, done: Completed) -> None:
+        if done.completion is not None and done.completion.successor is not None:
+            self.successors.append(done.completion.successor)
+
+
+def _poll(life: Life, name: str, other: int) -> None:
+    task = life.run.state.task
+    if task is not None and not task.is_started and not life.run.state.paused_at:
+        life.run.start_task()
+
+
+def _answer(life: Life, name: str, other: int) -> None:
+    run = life.run
+    if not run.state.has_started_task:
+        return
+    wishes = [WISHES[(other // 7**place) % len(WISHES)](life, name) for place in range(other % 3)]
+    messages = [_message(one, other) for one in run.deliver() if other % 5]
+    closing = [one for one in wishes if one.command_type in (2, 3, 10, 11)]  # the end, if any, comes last
+    wishes = [one for one in wishes if one not in closing] + closing[:1]
+    flags = {"force_create_new_workflow_task": other % 11 == 0, "return_new_workflow_task": other % 2 == 0}
+    life.take(run.answer(*wishes, messages=messages, sticky="sticky" if other % 3 == 0 else "", **flags))
+
+
+def _message(request: Any, other: int) -> Any:
+    if other % 4 == 0:
+        return commands.reject(request, Failure(message="no"))
+    if other % 4 == 1:
+        return commands.respond(request.protocol_instance_id, Outcome())  # out of order
+    return commands.accept(request)
+
+
+def _fail_task(life: Life, name: str, other: int) -> None:
+    if life.run.state.has_started_task:
+
+        def decide(t: Transition) -> None:
+            workflow_task.fail(t, WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED, Failure(message="bug"))
+            workflow_task.schedule(t)
+
+        life.run.do(decide)
+
+
+def _activity(life: Life, name: str, other: int) -> None:
+    run = life.run
+    scheduled_id = run.state.activity_ids.get(name)
+    if scheduled_id is None:
+        return
+    pending = run.state.activities[scheduled_id]
+
+    def decide(t: Transition) -> None:
+        match other % 7:
+            case 0 | 1:
+                activity_calls.start(t, scheduled_id, request_id=str(other), identity="w", stamp=pending.stamp)
+                return
+            case 2:
+                must_tell = activity_calls.complete(t, scheduled_id, pending.attempt, None)
+            case 3:
+                must_tell = activity_calls.fail(t, scheduled_id, pending.attempt, Failure(message="oops"))
+            case 4:
+                must_tell = activity_calls.cancel(t, scheduled_id, pending.attempt, None)
+            case 5:
+                activity_calls.heartbeat(t, scheduled_id, pending.attempt, None)
+                return
+            case _:
+                activity_options.pause(t, [scheduled_id], identity="", reason="", request_id="")
+                return
+        if must_tell:
+            workflow_task.schedule(t)
+
+    run.do(decide)
+
+
+def _deliver(life: Life, name: str, other: int) -> None:
+    """One effect is carried out, or its answer comes a second time."""
+    run = life.run
+    owed = [one for one in effects(run.state) if not isinstance(one, ApplyClosePolicy)]
+    ids = [one.initiated_event_id for one in owed if hasattr(one, "initiated_event_id")]
+    for one in run.state.children.values():
+        ids.append(one.initiated_event_id)
+    if not ids:
+        return
+    event = run.events()[ids[other % len(ids)] - 1]
+    if event.HasField("start_child_workflow_execution_initiated_event_attributes"):
+        _child(run, event, other)
+    elif event.HasField("signal_external_workflow_execution_initiated_event_attributes"):
+        run.do(lambda t: external.record_signal_answer(t, event, None if other % 2 else 1))  # type: ignore[arg-type]
+    else:
+        run.do(lambda t: external.record_cancel_answer(t, event, None if other % 2 else 1))  # type: ignore[arg-type]
+
+
+def _child(run: Run, event: Any, other: int) -> None:
+    if other % 3 == 0:
+        run.do(lambda t: child.record_start_failed(t, event, 1))  # type: ignore[arg-type]
+    elif other % 3 == 1:
+        run.do(lambda t: child.record_started(t, event, "child-run"))
+    else:
+        ended = Run()
+        ended.terminate()
+        run.do(lambda t: child.record_ended(t, event, WorkflowExecution(run_id="child-run"), ended.events()[-1]))
+
+
+def _close_policy(life: Life, name: str, other: int) -> None:
+    for one in effects(life.run.state):
+        if isinstance(one, ApplyClosePolicy):
+            life.run.do(lambda t, one=one: child.close_policy_done(t, one.initiated_event_id))  # type: ignore[misc]
+
+
+def _pass(life: Life, name: str, other: int) -> None:
+    life.run.now += (other % 40) * S // 4
+
+
+def _jump(life: Life, name: str, other: int) -> None:
+    """To the very moment the run wants to be looked at."""
+    life.run.now = max(life.run.now, due.wake_at(life.run.state))
+
+
+def _pause(life: Life, name: str, other: int) -> None:
+    how = lifecycle.pause if other % 2 else lifecycle.unpause
+    life.run.do(lambda t: how(t, identity="", reason="", request_id=""))
+
+
+def _attach(life: Life, name: str, other: int) -> None:
+    life.run.do(lambda t: start.attach(t, name, attach_request_id=True))
+
+
+def _gone(life: Life, name: str, other: int) -> None:
+    task = life.run.state.task
+    if task is not None and task.is_sticky and not task.is_started:
+        life.run.do(workflow_task.fall_back_to_normal_queue)
+
+
+STEPS: dict[str, Callable[[Life, str, int], None]] = {
+    "poll": _poll,
+    "answer": _answer,
+    "answer again": _answer,  # more often than the others, lest runs do nothing
+    "poll again": _poll,
+    "fail task": _fail_task,
+    "activity": _activity,
+    "deliver": _deliver,
+    "close policy": _close_policy,
+    "time passes": _pass,
+    "time jumps": _jump,
+    "pause": _pause,
+    "attach": _attach,
+    "sticky worker is gone": _gone,
+    "signal": lambda life, name, other: void(life.run.signal(name, name if other % 2 else "")),
+    "update": lambda life, name, other: void(life.run.update(name)),
+    "cancel": lambda life, name, other: void(life.run.request_cancel()),
+    "terminate": lambda life, name, other: life.run.terminate() if other % 4 == 0 else None,
+}
+
+
+def void(_: object) -> None:
+    """The step's answer is of no interest."""
+
+
+WISHES: list[Callable[[Life, str], Command]] = [
+    lambda life, name: commands.start_timer(name, 2),
+    lambda life, name: commands.cancel_timer(name),
+    lambda life, name: commands.schedule_activity(
+        name, QUEUE, start_to_close_timeout=duration(3 * S), schedule_to_close_timeout=duration(9 * S)
+    ),
+    lambda life, name: commands.cancel_activity(life.run.state.activity_ids.get(name, 99)),
+    lambda life, name: commands.start_child(name),
+    lambda life, name: commands.signal_external(name),
+    lambda life, name: commands.cancel_external(name),
+    lambda life, name: commands.marker(name),
+    lambda life, name: commands.complete(),
+    lambda life, name: commands.fail(Failure(message="oops")),
+    lambda life, name: commands.continue_as_new(),
+    lambda life, name: commands.cancel_workflow(),
+]
+FIELDS: list[dict[str, Any]] = [
+    {},
+    {"workflow_run_timeout": duration(20 * S)},
+    {"cron_schedule": "@every 5s", "workflow_execution_timeout": duration(60 * S)},
+    {"retry_policy": RetryPolicy(initial_interval=duration(S), maximum_attempts=3)},
+    {"workflow_start_delay": duration(4 * S)},
+]
+step = st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 2), st.integers(0, 10_000))
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(FIELDS), st.lists(step, min_size=5, max_size=40))
+def test_whatever_happens_what_must_hold_holds(fields: dict[str, Any], steps: list[tuple[str, int, int]]) -> None:
+    life = Life(fields)
+    for kind, pick, other in steps:
+        life.step(kind, pick, other)
+
+
+def test_a_life_without_an_accident_comes_to_its_end() -> None:
+    """The steps really do something: a run that can, ends, and its children are let go."""
+    life = Life({})
+    for kind, other in (("poll", 0), ("answer", 1 + 3 * 4), ("deliver", 1), ("poll", 0), ("terminate", 0), ("close policy", 0)):
+        life.step(kind, 0, other)
+    assert not life.run.state.is_open and effects(life.run.state) == []
+    assert not any(isinstance(one, StartChild) for one in effects(life.run.state))
