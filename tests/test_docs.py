@@ -1,22 +1,32 @@
-"""What the documents say is true: words of make, links, commands and their options, generated files, what is built and what not."""
+"""What the documents say is true: words of make, links, commands and their options, generated files, what is built and not."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from cluster.config import DAY_NS, MIB
 from cluster.frontend.not_built import NOT_BUILT
 from ops.docs import limits, machines
+from ops.servers import OutlastServer
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".venv", "build", ".git", "node_modules"}
 FIRST_SCREEN_LINES = 40
 ARCHITECTURE_LINES_MAX = 250
+TEMPORAL = Path(os.environ.get("PEER_DIR", Path.home() / ".cache" / "outlast-peer")) / "bin" / "temporal"
+PARTS_OF_A_RECORD = ["Context", "Decision", "Consequences", "Alternatives"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -101,29 +111,39 @@ def test_every_word_of_make_starts_a_program_that_is_there() -> None:
 
 @pytest.mark.parametrize("generator", [machines, limits], ids=["machines", "limits"])
 def test_a_generated_document_is_current(generator: Any) -> None:
-    assert generator.FILE.read_text() == generator.render(), f"run: python -m {generator.__name__}"
+    assert generator.FILE.read_text() == generator.render(), "run: .venv/bin/python -m ops.docs"
 
 
 def test_a_limit_without_an_asker_is_told_as_not_enforced() -> None:
     """The generator sees both kinds; which limits are which is for the reader of limits.md."""
     assert limits.asked_by("id_bytes_max") and not limits.asked_by("no_such_limit")
-    assert limits.shown("retention_max_ns", 90 * limits.DAY_NS) == "90 d"
-    assert limits.shown("link_bytes_max", 4_000) == "4,000 bytes" and limits.shown("x_bytes_max", 2 * limits.MIB) == "2 MiB"
+    assert limits.shown("retention_max_ns", 90 * DAY_NS) == "90 d"
+    assert limits.shown("link_bytes_max", 4_000) == "4,000 bytes" and limits.shown("x_bytes_max", 2 * MIB) == "2 MiB"
 
 
 def test_a_stranger_finds_every_file_of_the_server() -> None:
-    """Each module is named in ARCHITECTURE.md or in the README of a folder above it."""
+    """Each module is named in ARCHITECTURE.md or in the README of a folder above it (there, also as `sql_*.py`)."""
     architecture = (ROOT / "ARCHITECTURE.md").read_text()
     unnamed = []
     for path in sorted((ROOT / "cluster").rglob("*.py")):
         above = [folder / "README.md" for folder in path.parents if folder.is_relative_to(ROOT / "cluster")]
         texts = [readme.read_text() for readme in above if readme.exists()]
         is_one_of_many = path.parent.name in ("api", "handlers")  # one file per call: the folder is named
-        named = f"({path.relative_to(ROOT)})" in architecture or any(f"{path.name}" in text for text in texts)
+        patterns = [name for text in texts for name in re.findall(r"`([\w*]+\.py)`", text)]
+        named = f"({path.relative_to(ROOT)})" in architecture or any(path.match(pattern) for pattern in patterns)
         if path.name != "__init__.py" and not is_one_of_many and not named:
             unnamed.append(str(path.relative_to(ROOT)))
     assert not unnamed
     assert len(architecture.splitlines()) <= ARCHITECTURE_LINES_MAX
+
+
+def test_a_file_that_a_readme_of_the_server_names_is_there() -> None:
+    gone = []
+    for readme in sorted((ROOT / "cluster").rglob("README.md")):
+        for name in re.findall(r"`([\w*]+\.py)`", readme.read_text()):
+            if not any(readme.parent.rglob(name)):
+                gone.append(f"{readme.relative_to(ROOT)}: {name}")
+    assert not gone
 
 
 def test_every_machine_is_in_the_architecture() -> None:
@@ -140,11 +160,154 @@ def test_a_decision_record_has_its_four_parts_and_its_line_in_the_index() -> Non
         text = record.read_text()
         assert f"({record.name})" in index, record.name
         assert text.startswith(f"# {record.name[:4]}: "), record.name
-        assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == ["Context", "Decision", "Consequences", "Alternatives"], record.name
+        assert re.findall(r"^\*\*(\w+)\.\*\*", text, re.MULTILINE) == PARTS_OF_A_RECORD, record.name
 
 
 def test_what_is_not_built_is_said_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text().lower()
-    subjects = {re.sub(r"^.*: | (is|are) not built$", "", reason).lower() for reason in NOT_BUILT.values() if "not built" in reason}
+    reasons = [reason.lower() for reason in NOT_BUILT.values() if "not built" in reason]
+    subjects = {re.sub(r"^.*: | (is|are) not built$", "", reason) for reason in reasons}
     assert len(subjects) > 5
     assert {subject for subject in subjects if subject not in readme} == set()
+
+
+# One line per verb of the temporal CLI that the README says works, in an order that leads a few workflows through their lives.
+# A worker for the queue q runs beside it.
+CLI_LINES = """
+workflow start --type Waiting --task-queue q --workflow-id a
+workflow start --type Waiting --task-queue q --workflow-id b
+workflow query --workflow-id a --type count
+workflow stack --workflow-id a
+workflow metadata --workflow-id a
+workflow update execute --workflow-id a --name add --input 5
+workflow update start --workflow-id a --name add --input 5 --wait-for-stage accepted --update-id u
+workflow update result --workflow-id a --update-id u
+workflow update describe --workflow-id a --update-id u
+workflow execute-update-with-start --workflow-id c --type Waiting --task-queue q --update-name add --update-input 3 \
+ --id-conflict-policy UseExisting
+activity pause --workflow-id a --activity-id held
+activity unpause --workflow-id a --activity-id held
+activity reset --workflow-id a --activity-id held
+activity update-options --workflow-id a --activity-id held --start-to-close-timeout 500s
+activity complete --workflow-id a --activity-id held --result 1
+activity fail --workflow-id b --activity-id held --reason broke
+workflow signal --workflow-id a --name finish
+workflow result --workflow-id a
+workflow show --workflow-id a
+workflow trace --workflow-id a
+workflow describe --workflow-id a
+workflow list --query WorkflowType="Waiting"
+workflow count --query ExecutionStatus="Running"
+workflow reset --workflow-id a --event-id 4 --reason again
+workflow cancel --workflow-id c
+workflow terminate --workflow-id c --reason enough
+workflow signal-with-start --workflow-id d --type Waiting --task-queue q --signal-name finish
+workflow update-options --workflow-id d --versioning-override-behavior auto_upgrade
+workflow execute --workflow-id e --type Quick --task-queue q
+workflow delete --workflow-id e
+task-queue describe --task-queue q
+task-queue config set --task-queue q --task-queue-type activity --queue-rps-limit 100 --queue-rps-limit-reason test
+task-queue config get --task-queue q --task-queue-type activity
+task-queue list-partition --task-queue q
+worker list
+operator namespace create -n other --retention 3d
+operator namespace list
+operator namespace describe -n other
+operator namespace update -n other --description hello
+operator namespace delete -n other --yes
+operator search-attribute create --name City --type Keyword
+operator search-attribute list
+operator search-attribute remove --name City --yes
+operator cluster describe
+operator cluster health
+operator cluster list
+operator cluster system
+"""
+
+
+@activity.defn(name="held")
+async def held() -> int:
+    activity.raise_complete_async()
+
+
+@workflow.defn(name="Quick")
+class Quick:
+    @workflow.run
+    async def run(self) -> None:
+        return None
+
+
+@workflow.defn(name="Waiting")
+class Waiting:
+    """Holds one activity that nobody but the CLI completes, and ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.is_done, self.sum = False, 0
+
+    @workflow.run
+    async def run(self) -> int:
+        handle = workflow.start_activity(held, activity_id="held", start_to_close_timeout=timedelta(minutes=5))
+        await workflow.wait_condition(lambda: self.is_done)
+        handle.cancel()
+        return self.sum
+
+    @workflow.signal
+    def finish(self) -> None:
+        self.is_done = True
+
+    @workflow.query
+    def count(self) -> int:
+        return self.sum
+
+    @workflow.update
+    def add(self, more: int) -> int:
+        self.sum += more
+        return self.sum
+
+
+def test_a_verb_of_the_temporal_cli_that_the_readme_names_is_tried() -> None:
+    """The README's paragraph and the lines above name the same verbs."""
+    paragraph = (ROOT / "README.md").read_text().partition("The `temporal` CLI works for")[2].partition("\n\n")[0]
+    lines = [line for line in CLI_LINES.splitlines() if line.strip()]
+    for group in ("workflow", "activity", "task-queue", "operator cluster"):
+        claimed = re.search(rf"`{group}`\s*\(([^)]*)\)", paragraph)
+        assert claimed, group
+        for verb in re.split(r",\s*", claimed.group(1)):
+            assert any(line.startswith(f"{group} {verb} ") or line == f"{group} {verb}" for line in lines), f"{group} {verb}"
+
+
+@pytest.mark.skipif(not TEMPORAL.exists(), reason="the temporal CLI is built by ../shared/peer/peer.sh install")
+async def test_the_temporal_cli_works_as_the_readme_says(tmp_path: Path) -> None:
+    server = OutlastServer(tmp_path / "server")
+    await asyncio.to_thread(server.start)
+    try:
+        client = await Client.connect(server.address)
+        runner = UnsandboxedWorkflowRunner()  # a test module cannot be imported anew inside the sandbox
+        async with Worker(client, task_queue="q", workflows=[Waiting, Quick], activities=[held], workflow_runner=runner):
+            for line in CLI_LINES.replace("\\\n", "").strip().splitlines():
+                if line.startswith("activity"):
+                    await until_held(client, line.split()[3])
+                code, told = await temporal(server.address, line)
+                assert code == 0, f"temporal {line}\n{told}"
+    finally:
+        await asyncio.to_thread(server.stop)
+
+
+async def until_held(client: Client, workflow_id: str) -> None:
+    """A call to an activity needs one that a worker has taken at least once."""
+    async with asyncio.timeout(20):
+        while True:
+            pending = (await client.get_workflow_handle(workflow_id).describe()).raw_description.pending_activities
+            if any(one.attempt >= 1 and one.HasField("last_started_time") for one in pending):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def temporal(address: str, line: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        TEMPORAL, *line.split(), "--address", address, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+    )
+    async with asyncio.timeout(60):
+        out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(errors="replace")

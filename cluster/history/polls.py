@@ -60,8 +60,9 @@ async def start_workflow_task(shard: Shard, run: Run, hint: TaskHint, poll: Any,
     done = shard.commit((run, t))
     state = t.state
     await done
-    is_sticky = hint.is_sticky
-    return await workflow_task_answer(shard, run, state, tokens, is_sticky=is_sticky)
+    if state.task is None:
+        raise TaskGone  # its events made the history too long, and the run was ended
+    return await workflow_task_answer(shard, run, state, tokens, is_sticky=hint.is_sticky)
 
 
 async def workflow_task_answer(shard: Shard, run: Run, state: RunState, tokens: Tokens, *, is_sticky: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""`python -m ops.docs.limits`: renders the limits of `cluster/config.py` and `cluster/matching/limits.py` into limits.md.
+"""`python -m ops.docs` writes it; this renders the limits of `cluster/config.py` and `cluster/matching/limits.py` into limits.md.
 
 Name and value come from the structs themselves, the reason from the comment behind the field, and who asks for a limit from a
 search for its name: one that nobody asks for is told as such. `tests/test_docs.py` holds that the file is current.
@@ -26,7 +26,7 @@ STRUCTS: tuple[tuple[type[msgspec.Struct], str], ...] = (
 )
 HEAD = """# Limits
 
-Made by `.venv/bin/python -m ops.docs.limits` from [cluster/config.py](../../cluster/config.py) and
+Made by `.venv/bin/python -m ops.docs` from [cluster/config.py](../../cluster/config.py) and
 [cluster/matching/limits.py](../../cluster/matching/limits.py): change those, then run it. Names such as `limit.blobSize.error`
 are Temporal's dynamic configuration, whose default was the precedent.
 
@@ -142,8 +142,3 @@ def render() -> str:
     """The whole file."""
     rows = "".join(f"| `{name}` | `{value}` | {_link(path)} |\n" for name, value, path in constants())
     return "\n".join([HEAD, *(_section(struct, path) for struct, path in STRUCTS), ELSEWHERE + rows + TAIL])
-
-
-if __name__ == "__main__":
-    FILE.write_text(render())
-    print(f"{FILE} written")

@@ -1,4 +1,4 @@
-"""`python -m ops.docs.machines`: renders the core's transition tables into machines.md, as tables and as state diagrams.
+"""`python -m ops.docs` writes it; this renders the core's transition tables into machines.md, as tables and as state diagrams.
 
 `tests/test_docs.py` compares the file with what this renders, so a changed table without a changed file is a failure.
 """
@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("machines.md")
 NONE = "none"  # the state before the first and after the last step: mermaid's [*]
 HEAD = """# State machines
 
-Made by `.venv/bin/python -m ops.docs.machines` from the transition tables of
+Made by `.venv/bin/python -m ops.docs` from the transition tables of
 [cluster/core/machines](../../cluster/core/machines): change the table, then run it. `Table.step` in
 [cluster/core/table.py](../../cluster/core/table.py) is the only way from one state to another, and a step without a row is
 refused and changes nothing. A trigger in CamelCase is an event of the public history; one in small words is a note or a decision.
@@ -59,8 +59,3 @@ def _states(rows: Iterable[Row]) -> list[str]:
 
 def _alias(state: str) -> str:
     return "[*]" if state == NONE else state.replace(" ", "_")
-
-
-if __name__ == "__main__":
-    FILE.write_text(render())
-    print(f"{FILE} written: {len(tables())} machines, {sum(len(table.rows) for table in tables())} transitions")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.history.world import World, activity, complete, play, timer
+from tests.history.commands import activity, complete, timer
+from tests.history.world import World, play
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

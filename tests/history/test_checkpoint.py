@@ -8,20 +8,9 @@ from typing import Any
 from cluster.config import ShardConfig
 from cluster.core.errors import Code, unavailable
 from cluster.stores.base import StoreUnavailable, StoreUnknown
-from tests.history.world import (
-    NAMESPACE,
-    SHARD,
-    HeldStore,
-    World,
-    activity,
-    child,
-    complete,
-    eventually,
-    name_of,
-    play,
-    refused,
-    timer,
-)
+from tests.history.commands import activity, child, complete, timer
+from tests.history.held_store import HeldStore
+from tests.history.world import NAMESPACE, SHARD, World, eventually, name_of, play, refused
 
 SECOND_NS = 1_000_000_000
 RARELY = ShardConfig(checkpoint_interval_ns=10_000 * SECOND_NS)

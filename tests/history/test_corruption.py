@@ -12,7 +12,9 @@ from cluster.core.errors import Code
 from cluster.core.transition import Transition
 from cluster.stores.base import CorruptRecord, RunKey
 from cluster.stores.sqlite import SqliteStore
-from tests.history.world import NAMESPACE, SHARD, HeldStore, World, complete, play, refused, timer
+from tests.history.commands import complete, timer
+from tests.history.held_store import HeldStore
+from tests.history.world import NAMESPACE, SHARD, World, play, refused
 
 RARELY = ShardConfig(checkpoint_interval_ns=10_000_000_000_000)
 

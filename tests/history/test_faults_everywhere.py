@@ -19,7 +19,8 @@ from cluster.core.state import checksum
 from cluster.stores.base import StoreError
 from cluster.stores.faulty import Fault, FaultKind, FaultyStore, kinds_for
 from cluster.stores.memory import MemoryStore
-from tests.history.world import World, activity, complete, continue_as_new, name_of, timer
+from tests.history.commands import activity, complete, continue_as_new, timer
+from tests.history.world import World, name_of
 
 T = TypeVar("T")
 RUNNING = 1

@@ -15,7 +15,7 @@ from cluster.core.errors import CallerError, Code
 from cluster.history.journal import Group, Journal
 from cluster.seams import JobSet
 from cluster.stores.base import LeaseLost, ShardId, StoreError, StoreUnavailable, StoreUnknown
-from tests.history.world import BrokenStore, HeldStore
+from tests.history.held_store import BrokenStore, HeldStore
 
 SHARD = ShardId(0)
 

@@ -11,18 +11,9 @@ from cluster.core.errors import Code, unavailable
 from cluster.matching.tasks import QueueKey, TaskKind
 from cluster.stores.base import StoreUnknown
 from cluster.tokens import Purpose, TaskToken
-from tests.history.world import (
-    NAMESPACE,
-    QUEUE,
-    HeldStore,
-    World,
-    activity,
-    child,
-    complete,
-    eventually,
-    play,
-    refused,
-)
+from tests.history.commands import QUEUE, activity, child, complete
+from tests.history.held_store import HeldStore
+from tests.history.world import NAMESPACE, World, eventually, play, refused
 
 WORKFLOWS = QueueKey(NAMESPACE.id, QUEUE, TaskKind.WORKFLOW)
 ACTIVITIES = QueueKey(NAMESPACE.id, QUEUE, TaskKind.ACTIVITY)

@@ -11,7 +11,9 @@ from cluster.core.errors import Code
 from cluster.stores.base import RunKey
 from cluster.visibility.base import VisibilityRow, VisibilityUnavailable
 from cluster.visibility.memory import MemoryVisibility
-from tests.history.world import HeldStore, World, complete, play, refused
+from tests.history.commands import complete
+from tests.history.held_store import HeldStore
+from tests.history.world import World, play, refused
 
 RARELY = ShardConfig(checkpoint_interval_ns=10_000_000_000_000)
 

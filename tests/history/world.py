@@ -19,8 +19,8 @@ from typing import Any
 
 from google.protobuf.message import Message
 from temporalio.api.command.v1 import Command
-from temporalio.api.common.v1 import ActivityType, Payload, Payloads, WorkflowExecution, WorkflowType
-from temporalio.api.enums.v1 import CommandType, EventType
+from temporalio.api.common.v1 import WorkflowExecution, WorkflowType
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
@@ -40,16 +40,16 @@ from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
 from cluster.namespaces.record import NamespaceRecord
 from cluster.seams import JobSet
-from cluster.stores.base import CorruptRecord, RunKey, ShardId, Store
+from cluster.stores.base import RunKey, ShardId, Store
 from cluster.stores.memory import MemoryStore
 from cluster.tokens import Purpose, TaskToken, Tokens, load_keys
 from cluster.visibility.base import VisibilityRow
 from cluster.visibility.memory import MemoryVisibility
 from cluster.visibility.query import parse_query
 from cluster.visibility.search_attributes import Schema
+from tests.history.commands import NAMESPACE_NAME, QUEUE, text
 
-NAMESPACE = NamespaceRecord(id="ns-id", name="ns", retention_ns=DAY_NS, created_at=0)
-QUEUE = "tq"
+NAMESPACE = NamespaceRecord(id="ns-id", name=NAMESPACE_NAME, retention_ns=DAY_NS, created_at=0)
 SHARD = ShardId(0)
 
 
@@ -348,112 +348,8 @@ async def eventually(condition: Callable[[], Any], within_s: float = 30.0) -> No
         await asyncio.sleep(0.01)
 
 
-class BrokenStore(Exception):
-    """What a store raises in a test that is no StoreError: a breach of its contract."""
-
-
-class HeldStore:
-    """A store whose named methods wait until a test lets them go, or fail when it says so. `calls`: (method, arguments)."""
-
-    def __init__(self, inner: Store | None = None) -> None:
-        self.inner: Any = inner or MemoryStore()
-        self.kind = self.inner.kind
-        self.failures: dict[str, list[BaseException]] = {}
-        self.failures_after: dict[str, list[BaseException]] = {}
-        self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        self.answers: dict[str, list[Any]] = {}  # given instead of the store's, once each
-        self.corrupt: set[RunKey] = set()  # loading these runs' rows or histories fails
-        self._gates: dict[str, asyncio.Semaphore] = {}
-
-    def hold(self, method: str) -> None:
-        """Calls from now on arrive, and wait."""
-        self._gates[method] = asyncio.Semaphore(0)
-
-    def let_one_go(self, method: str) -> None:
-        self._gates[method].release()
-
-    def release(self, method: str) -> None:
-        """All that wait, and all to come."""
-        gate = self._gates.pop(method)
-        for _ in range(1_000):
-            gate.release()
-
-    def count(self, method: str) -> int:
-        return sum(name == method for name, _ in self.calls)
-
-    def fail(self, method: str, error: BaseException, *, after: bool = False) -> None:
-        """The next call of the method raises; `after`: when it has done its work."""
-        (self.failures_after if after else self.failures).setdefault(method, []).append(error)
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.inner, name)
-        if name in ("open", "close", "bytes_written"):
-            return attribute
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append((name, args))
-            gate = self._gates.get(name)
-            if gate is not None:
-                await gate.acquire()
-            if self.failures.get(name):
-                raise self.failures[name].pop(0)
-            if name in ("load", "history") and args[1] in self.corrupt:
-                raise CorruptRecord("planted by the test", key=args[1])
-            answer = self.answers[name].pop(0) if self.answers.get(name) else await attribute(*args, **kwargs)
-            if self.failures_after.get(name):
-                raise self.failures_after[name].pop(0)
-            return answer
-
-        return call
-
-
 def encoded(answer: Message | bytes) -> bytes:
     return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-
-def text(value: str) -> Payloads:
-    return Payloads(payloads=[Payload(metadata={"encoding": b"json/plain"}, data=f'"{value}"'.encode())])
-
-
-def complete() -> Command:
-    command = Command(command_type=CommandType.COMMAND_TYPE_COMPLETE_WORKFLOW_EXECUTION)
-    command.complete_workflow_execution_command_attributes.result.CopyFrom(text("ok"))
-    return command
-
-
-def continue_as_new() -> Command:
-    command = Command(command_type=CommandType.COMMAND_TYPE_CONTINUE_AS_NEW_WORKFLOW_EXECUTION)
-    command.continue_as_new_workflow_execution_command_attributes.workflow_type.name = "W"
-    command.continue_as_new_workflow_execution_command_attributes.task_queue.name = QUEUE
-    return command
-
-
-def timer(timer_id: str, seconds: float) -> Command:
-    command = Command(command_type=CommandType.COMMAND_TYPE_START_TIMER)
-    command.start_timer_command_attributes.timer_id = timer_id
-    command.start_timer_command_attributes.start_to_fire_timeout.CopyFrom(duration(int(seconds * 1e9)))
-    return command
-
-
-def activity(activity_id: str, timeout_s: float = 10.0) -> Command:
-    command = Command(command_type=CommandType.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK)
-    attributes = command.schedule_activity_task_command_attributes
-    attributes.activity_id = activity_id
-    attributes.activity_type.CopyFrom(ActivityType(name="A"))
-    attributes.task_queue.name = QUEUE
-    attributes.start_to_close_timeout.CopyFrom(duration(int(timeout_s * 1e9)))
-    attributes.schedule_to_close_timeout.CopyFrom(duration(int(timeout_s * 1e9) * 100))
-    return command
-
-
-def child(workflow_id: str) -> Command:
-    command = Command(command_type=CommandType.COMMAND_TYPE_START_CHILD_WORKFLOW_EXECUTION)
-    attributes = command.start_child_workflow_execution_command_attributes
-    attributes.namespace = NAMESPACE.name
-    attributes.workflow_id = workflow_id
-    attributes.workflow_type.name = "C"
-    attributes.task_queue.name = "children"
-    return command
 
 
 def name_of(event: HistoryEvent) -> str:

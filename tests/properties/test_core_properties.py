@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -26,8 +27,9 @@ from cluster.core.events import SECOND_NS as S
 from cluster.core.events import duration
 from cluster.core.machines import activity_calls, activity_options, child, external, lifecycle, start, workflow_task
 from cluster.core.machines.completion import Completed
+from cluster.core.state import UpdateStage
 from cluster.core.transition import Transition
-from tests.core.build import QUEUE, Run
+from tests.core.build import QUEUE, Run, payloads
 from tests.e2e import commands
 
 NAMES = "abc"
@@ -71,23 +73,34 @@ def _poll(life: Life, name: str, other: int) -> None:
 
 
 def _answer(life: Life, name: str, other: int) -> None:
-    run = life.run
+    """Up to four commands, among them bad ones, and sometimes an end; something or nothing about each update."""
+    run, draw = life.run, Random(other)
     if not run.state.has_started_task:
         return
-    wishes = [WISHES[(other // 7**place) % len(WISHES)](life, name) for place in range(other % 3)]
-    messages = [_message(one, other) for one in run.deliver() if other % 5]
-    closing = [one for one in wishes if one.command_type in (2, 3, 10, 11)]  # the end, if any, comes last
-    wishes = [one for one in wishes if one not in closing] + closing[:1]
-    flags = {"force_create_new_workflow_task": other % 11 == 0, "return_new_workflow_task": other % 2 == 0}
-    life.take(run.answer(*wishes, messages=messages, sticky="sticky" if other % 3 == 0 else "", **flags))
+    wishes = [draw.choice(WISHES)(life, draw.choice(NAMES)) for _ in range(draw.randrange(5))]
+    if draw.random() < 0.15:
+        wishes.append(draw.choice(ENDS)(life, name))
+    messages = [message for one in run.deliver() for message in _messages(one, draw)]
+    messages += [
+        commands.respond(one.update_id, Outcome(success=payloads("done")))
+        for one in run.state.updates.values()
+        if one.stage == UpdateStage.ACCEPTED and draw.random() < 0.5
+    ]
+    flags = {"force_create_new_workflow_task": draw.random() < 0.2, "return_new_workflow_task": draw.random() < 0.5}
+    life.take(run.answer(*wishes, messages=messages, sticky="sticky" if draw.random() < 0.3 else "", **flags))
 
 
-def _message(request: Any, other: int) -> Any:
-    if other % 4 == 0:
-        return commands.reject(request, Failure(message="no"))
-    if other % 4 == 1:
-        return commands.respond(request.protocol_instance_id, Outcome())  # out of order
-    return commands.accept(request)
+def _messages(request: Any, draw: Random) -> list[Any]:
+    response = commands.respond(request.protocol_instance_id, Outcome(success=payloads("done")))
+    return draw.choice(
+        [
+            [],
+            [commands.accept(request)],
+            [commands.accept(request), response],
+            [commands.reject(request, Failure(message="no"))],
+            [response],  # out of order
+        ]
+    )
 
 
 def _fail_task(life: Life, name: str, other: int) -> None:
@@ -102,28 +115,28 @@ def _fail_task(life: Life, name: str, other: int) -> None:
 
 def _activity(life: Life, name: str, other: int) -> None:
     run = life.run
-    scheduled_id = run.state.activity_ids.get(name)
-    if scheduled_id is None:
+    scheduled_id = run.state.activity_ids.get(name, next(iter(run.state.activities), 0))
+    if not scheduled_id:
         return
     pending = run.state.activities[scheduled_id]
 
     def decide(t: Transition) -> None:
-        match other % 7:
-            case 0 | 1:
+        must_tell = False
+        match other % 9:
+            case 0 | 1 | 2:
                 activity_calls.start(t, scheduled_id, request_id=str(other), identity="w", stamp=pending.stamp)
-                return
-            case 2:
-                must_tell = activity_calls.complete(t, scheduled_id, pending.attempt, None)
             case 3:
-                must_tell = activity_calls.fail(t, scheduled_id, pending.attempt, Failure(message="oops"))
+                must_tell = activity_calls.complete(t, scheduled_id, pending.attempt, None)
             case 4:
-                must_tell = activity_calls.cancel(t, scheduled_id, pending.attempt, None)
+                must_tell = activity_calls.fail(t, scheduled_id, pending.attempt, Failure(message="oops"))
             case 5:
+                must_tell = activity_calls.cancel(t, scheduled_id, pending.attempt, None)
+            case 6:
                 activity_calls.heartbeat(t, scheduled_id, pending.attempt, None)
-                return
-            case _:
+            case 7:
                 activity_options.pause(t, [scheduled_id], identity="", reason="", request_id="")
-                return
+            case _:
+                activity_options.unpause(t, [scheduled_id], identity="", reset_attempts=False, reset_heartbeat=False, jitter_ns=0)
         if must_tell:
             workflow_task.schedule(t)
 
@@ -154,8 +167,15 @@ def _child(run: Run, event: Any, other: int) -> None:
     elif other % 3 == 1:
         run.do(lambda t: child.record_started(t, event, "child-run"))
     else:
-        ended = Run()
-        ended.terminate()
+        ended = Run(run_timeout_s=5)
+        how = other // 3 % 5
+        if how < 3:
+            ended.task((commands.complete(), commands.fail(Failure()), commands.cancel_workflow())[how])
+        elif how == 3:
+            ended.terminate()
+        else:
+            ended.wait(5)
+            ended.wake()
         run.do(lambda t: child.record_ended(t, event, WorkflowExecution(run_id="child-run"), ended.events()[-1]))
 
 
@@ -196,6 +216,7 @@ STEPS: dict[str, Callable[[Life, str, int], None]] = {
     "poll again": _poll,
     "fail task": _fail_task,
     "activity": _activity,
+    "activity again": _activity,
     "deliver": _deliver,
     "close policy": _close_policy,
     "time passes": _pass,
@@ -221,10 +242,14 @@ WISHES: list[Callable[[Life, str], Command]] = [
         name, QUEUE, start_to_close_timeout=duration(3 * S), schedule_to_close_timeout=duration(9 * S)
     ),
     lambda life, name: commands.cancel_activity(life.run.state.activity_ids.get(name, 99)),
+    lambda life, name: commands.cancel_activity(next(iter(life.run.state.activities), 5)),
+    lambda life, name: commands.cancel_timer(next(iter(life.run.state.timers), name)),
     lambda life, name: commands.start_child(name),
     lambda life, name: commands.signal_external(name),
     lambda life, name: commands.cancel_external(name),
     lambda life, name: commands.marker(name),
+]
+ENDS: list[Callable[[Life, str], Command]] = [
     lambda life, name: commands.complete(),
     lambda life, name: commands.fail(Failure(message="oops")),
     lambda life, name: commands.continue_as_new(),
@@ -251,7 +276,7 @@ def test_whatever_happens_what_must_hold_holds(fields: dict[str, Any], steps: li
 def test_a_life_without_an_accident_comes_to_its_end() -> None:
     """The steps really do something: a run that can, ends, and its children are let go."""
     life = Life({})
-    for kind, other in (("poll", 0), ("answer", 1 + 3 * 4), ("deliver", 1), ("poll", 0), ("terminate", 0), ("close policy", 0)):
+    for kind, other in (("poll", 0), ("answer", 3), ("deliver", 1), ("poll", 0), ("terminate", 0), ("close policy", 0)):
         life.step(kind, 0, other)
     assert not life.run.state.is_open and effects(life.run.state) == []
     assert not any(isinstance(one, StartChild) for one in effects(life.run.state))

@@ -192,19 +192,27 @@ async def test_a_result_above_the_limit_fails_the_activity_and_not_the_call(stan
         assert failure.message == "Complete result exceeds size limit."
 
 
-async def test_a_command_with_too_large_an_input_ends_the_run_and_not_the_server(standing: Standing) -> None:
-    """As the public server does: such a command would be wrong again at every replay."""
+OVERSIZED: dict[str, Callable[[Payloads], Any]] = {
+    "BadScheduleActivityAttributes": lambda blob: commands.schedule_activity("a", "q", input=blob),
+    "BadSignalWorkflowExecutionAttributes": lambda blob: commands.signal_external("w", input=blob),
+    "BadStartChildExecutionAttributes": lambda blob: commands.start_child("c", input=blob),
+    "BadRecordMarkerAttributes": lambda blob: commands.marker("m", details={"d": blob}),
+    "BadContinueAsNewAttributes": lambda blob: commands.continue_as_new(input=blob),
+}
+
+
+@pytest.mark.parametrize("cause", sorted(OVERSIZED))
+async def test_a_command_with_too_large_an_input_ends_the_run_and_says_why(standing: Standing, cause: str) -> None:
+    """As the public server does: its worker would send it again for ever."""
     queue = unique("q")
     request = start(queue=queue)
     await standing.stage.ask("StartWorkflowExecution", request)
     task = await standing.poll(queue)
-    command = commands.schedule_activity("a", queue, input=sized(halves, LIMITS.payload_bytes_max + 1))
+    command = OVERSIZED[cause](sized(halves, LIMITS.payload_bytes_max + 1))
     await standing.send("RespondWorkflowTaskCompleted", completed(task.task_token, command))
-    events = await standing.events(request.workflow_id)
-    assert events[-1].event_type in (
-        EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED,
-        EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
-    )  # fmt: skip
+    last = (await standing.events(request.workflow_id))[-1]
+    assert last.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED
+    assert last.workflow_execution_terminated_event_attributes.reason.startswith(f"{cause}: ")
 
 
 @pytest.mark.parametrize("size", [4 * MIB + 1, 30 * MIB])
