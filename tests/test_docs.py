@@ -183,6 +183,8 @@ workflow update execute --workflow-id a --name add --input 5
 workflow update start --workflow-id a --name add --input 5 --wait-for-stage accepted --update-id u
 workflow update result --workflow-id a --update-id u
 workflow update describe --workflow-id a --update-id u
+workflow start-update-with-start --workflow-id c --type Waiting --task-queue q --update-name add --update-input 3 \
+ --update-wait-for-stage accepted --id-conflict-policy UseExisting
 workflow execute-update-with-start --workflow-id c --type Waiting --task-queue q --update-name add --update-input 3 \
  --id-conflict-policy UseExisting
 activity pause --workflow-id a --activity-id held
@@ -199,10 +201,11 @@ workflow describe --workflow-id a
 workflow list --query WorkflowType="Waiting"
 workflow count --query ExecutionStatus="Running"
 workflow reset --workflow-id a --event-id 4 --reason again
+workflow update-options --workflow-id c --versioning-override-behavior auto_upgrade
+workflow update execute --workflow-id c --name add --input 1
 workflow cancel --workflow-id c
-workflow terminate --workflow-id c --reason enough
+workflow terminate --workflow-id b --reason enough
 workflow signal-with-start --workflow-id d --type Waiting --task-queue q --signal-name finish
-workflow update-options --workflow-id d --versioning-override-behavior auto_upgrade
 workflow execute --workflow-id e --type Quick --task-queue q
 workflow delete --workflow-id e
 task-queue describe --task-queue q
@@ -284,7 +287,7 @@ async def test_the_temporal_cli_works_as_the_readme_says(tmp_path: Path) -> None
         client = await Client.connect(server.address)
         runner = UnsandboxedWorkflowRunner()  # a test module cannot be imported anew inside the sandbox
         async with Worker(client, task_queue="q", workflows=[Waiting, Quick], activities=[held], workflow_runner=runner):
-            for line in CLI_LINES.replace("\\\n", "").strip().splitlines():
+            for line in CLI_LINES.strip().splitlines():
                 if line.startswith("activity"):
                     await until_held(client, line.split()[3])
                 code, told = await temporal(server.address, line)

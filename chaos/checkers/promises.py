@@ -108,5 +108,40 @@ def resets_keep_signals(histories: Sequence[RunHistory]) -> list[Violation]:
     return violations
 
 
+def external_signals_once(histories: Sequence[RunHistory]) -> list[Violation]:
+    """A signal that a workflow sent to another, told apart by its input, is in a history once."""
+    violations: list[Violation] = []
+    for history in histories:
+        seen: dict[tuple[str, bytes], int] = {}
+        for event in _signals(history):
+            attributes = event.workflow_execution_signaled_event_attributes
+            if not attributes.external_workflow_execution.run_id:
+                continue
+            key = (attributes.external_workflow_execution.run_id, attributes.input.SerializeToString(deterministic=True))
+            if key in seen:
+                text = f"the signal of run {key[0]} came at events {seen[key]} and {event.event_id}"
+                violations.append(Violation("external_signals_once", history.workflow_id, history.run_id, text))
+            seen[key] = event.event_id
+    return violations
+
+
+def children_agree_with_parents(histories: Sequence[RunHistory]) -> list[Violation]:
+    """A child that exists is not recorded as one that could not be started."""
+    failed = {
+        (history.run_id, event.start_child_workflow_execution_failed_event_attributes.initiated_event_id)
+        for history in histories
+        for event in history.events
+        if event.event_type == E.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_FAILED
+    }
+    violations: list[Violation] = []
+    for history in histories:
+        started = history.events[0].workflow_execution_started_event_attributes
+        key = (started.parent_workflow_execution.run_id, started.parent_initiated_event_id)
+        if key in failed:
+            text = f"its parent {key[0]} says of event {key[1]} that it could not be started"
+            violations.append(Violation("children_agree_with_parents", history.workflow_id, history.run_id, text))
+    return violations
+
+
 def _signals(history: RunHistory) -> list:  # type: ignore[type-arg]
     return [event for event in history.events if event.event_type == E.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED]

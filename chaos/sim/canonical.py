@@ -94,11 +94,11 @@ async def signal_external(requests: Requests) -> None:
 
 async def reset(requests: Requests) -> None:
     act = await requests.start("client", "reset", [["activity", 0], ["signals", 1]])
+    await until_event(requests, "reset", E.EVENT_TYPE_ACTIVITY_TASK_COMPLETED)
     await requests.signal("client", "reset")
     await until_event(requests, "reset", E.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
-    events = await history_of(requests, "reset")
-    first = next(event.event_id for event in events if event.event_type == E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
-    await requests.reset("client", "reset", act.run_id, first)
+    point = await until_event(requests, "reset", E.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+    await requests.reset("client", "reset", act.run_id, point.event_id)
 
 
 STORIES: dict[str, ClientStory] = {
@@ -129,13 +129,17 @@ async def history_of(requests: Requests, workflow_id: str) -> Sequence[HistoryEv
     return answer.history.events if answer is not None else []
 
 
-async def until_event(requests: Requests, workflow_id: str, event_type: EventType.ValueType) -> None:
-    while not any(event.event_type == event_type for event in await history_of(requests, workflow_id)):
+async def until_event(requests: Requests, workflow_id: str, event_type: EventType.ValueType) -> HistoryEvent:
+    """The first event of that type, once it is there."""
+    while True:
+        for event in await history_of(requests, workflow_id):
+            if event.event_type == event_type:
+                return event
         await asyncio.sleep(0.2)
 
 
 def essence(histories: Sequence[RunHistory]) -> dict[str, list[list[str]]]:
-    """Per workflow id, its runs in order, and of each what may not differ: type and ids of every event that cannot be repeated."""
+    """Per workflow id, its runs in order, and of each what may not differ: type and ids of events that cannot be repeated."""
     found: dict[str, list[list[str]]] = {}
     for history in sorted(histories, key=lambda run: (run.workflow_id, run.started_ns, run.closed_ns or 0)):
         lines = [_line(event) for event in history.events if event.event_type not in REPEATABLE]

@@ -74,9 +74,8 @@ def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes:
     injected: Counter[str] = Counter()
     acts: Counter[str] = Counter()
     whole = hashlib.blake2b(digest_size=16)
-    runs_count = events_count = done = 0
-    for result in _results(first, count, jobs, safeguard):
-        done += 1
+    runs_count = events_count = 0
+    for done, result in enumerate(_results(first, count, jobs, safeguard), 1):
         injected.update(result.injected)
         acts.update(result.acts)
         runs_count, events_count = runs_count + result.runs_count, events_count + result.events_count

@@ -18,7 +18,9 @@ from chaos.checkers.ledger import Ledger
 from chaos.checkers.linear import starts_are_linearizable
 from chaos.checkers.open_runs import counts_agree, one_open_run_per_id
 from chaos.checkers.promises import (
+    children_agree_with_parents,
     ended_as_told,
+    external_signals_once,
     queries_see_acked_signals,
     request_ids_once,
     resets_keep_signals,
@@ -56,6 +58,8 @@ def judge(evidence: Evidence) -> list[str]:
         *request_ids_once(histories),
         *results_come_from_their_attempt(histories),
         *resets_keep_signals(histories),
+        *external_signals_once(histories),
+        *children_agree_with_parents(histories),
         *ended_as_told([(one.verb, one.workflow_id, one.run_id) for one in evidence.ended], histories),
         *queries_see_acked_signals(_asked_while_open(evidence), ledger, histories),
     ]
@@ -80,7 +84,7 @@ async def collect_histories(world: World, chronicle: Chronicle) -> list[RunHisto
         request = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution)
         events: list[Any] = []
         while True:
-            answer = await world.call("GetWorkflowExecutionHistory", request)
+            answer = await world.call_patiently("GetWorkflowExecutionHistory", request)
             events.extend(answer.history.events)
             request.next_page_token = answer.next_page_token
             if not answer.next_page_token:
@@ -175,7 +179,7 @@ async def list_agrees(world: World, chronicle: Chronicle, histories: Sequence[Ru
     found: list[str] = []
     request = api.ListWorkflowExecutionsRequest(namespace=NAMESPACE, page_size=50)
     while True:
-        answer = await world.call("ListWorkflowExecutions", request)
+        answer = await world.call_patiently("ListWorkflowExecutions", request)
         for info in answer.executions:
             workflow_id, run_id = info.execution.workflow_id, info.execution.run_id
             listed.append((workflow_id, run_id, not info.HasField("close_time")))

@@ -22,7 +22,7 @@ from chaos.sim.loop import running_loop
 from chaos.sim.nodes import NodeDied, NodeSlot, Wire
 from chaos.sim.rand import SimClock, SimIds, Streams
 from cluster.config import Limits, ShardConfig
-from cluster.core.errors import CallerError
+from cluster.core.errors import CallerError, Code
 from cluster.failures import as_caller_error
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
@@ -48,6 +48,7 @@ NAMESPACE = "default"
 PEER = "ipv4:127.0.0.1:40000"
 DRAIN_S = 5.0
 RESTART_S_MAX = 2.0
+PATIENT_S = 30.0
 
 
 @dataclass
@@ -225,6 +226,17 @@ class World:
         data = request.SerializeToString()
         answer = await self.wire.call(name, lambda node: node.serve(name, data, deadline_s), deadline_s, on_sent)
         return METHODS[name].response.FromString(answer)
+
+    async def call_patiently(self, name: str, request: Message) -> Any:
+        """As `call`, repeated while the server is unavailable. Raises the last CallerError after PATIENT_S."""
+        until = running_loop().time() + PATIENT_S
+        while True:
+            try:
+                return await self.call(name, request)
+            except CallerError as error:
+                if error.code != Code.UNAVAILABLE or running_loop().time() > until:
+                    raise
+            await asyncio.sleep(0.2)
 
 
 def draw_config(stream: random.Random) -> WorldConfig:

@@ -92,7 +92,7 @@ def _cursor(token: bytes) -> str | None:
         return None
     try:
         last = json.loads(token)["l"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise invalid_argument("invalid next_page_token") from error
     if not isinstance(last, str):
         raise invalid_argument("invalid next_page_token")

@@ -6,9 +6,10 @@
       postgres_schema.py     tables, version, upgrade
       sql_*.py               what it shares with MySQL
 
-Durability: with sync "full" a server with fsync off is refused and synchronous_commit is switched on where it is off, so what is
-acknowledged survives a crash of the server. Whether it survives a failover to a standby is decided by the server's synchronous
-replication (`synchronous_standby_names`), not here. A pooler between node and server must keep sessions (pgbouncer: session mode).
+Durability: with sync "full" a server with fsync off is refused and synchronous_commit is switched on where it is off, so what
+is acknowledged survives a crash of the server. Whether it survives a failover to a standby is decided by the server's
+synchronous replication (`synchronous_standby_names`), not here. A pooler between node and server must keep sessions
+(pgbouncer: session mode).
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ class PostgresStore(SqlStore):
             taken = await self._fetch(self._appenders, statements.APPEND, values, is_write=True)
             return {run.shard} if taken else set()
         heads = ([run.shard for run in runs], [run.range_id for run in runs], [run.first_position for run in runs])
-        shards, positions, records = [], [], []
+        shards: list[int] = []
+        positions: list[int] = []
+        records: list[bytes] = []
         for run in runs:
             count = len(run.records)
             shards += [run.shard] * count

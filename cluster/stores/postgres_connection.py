@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
@@ -110,19 +110,22 @@ class PostgresTarget:
             raise StoreUnavailable(f"{self.name} is a standby; a primary is needed")
         if self.is_flush_required:
             if fsync == "off":
-                raise StoreUnavailable(f"{self.name} runs with fsync off: it would lose acknowledged writes (sync='server' accepts)")
+                lost = "would lose acknowledged writes (sync='server' takes it as it is)"
+                raise StoreUnavailable(f"{self.name} runs with fsync off and {lost}")
             if flush == "off":
                 await connection.execute("SET synchronous_commit = on")
 
 
 def is_usable_after(error: BaseException) -> bool:
     """Whether a connection can take the next statement after this one failed."""
+    if isinstance(error, ValueError):
+        return True  # refused by the driver before it was sent
     if not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.ConnectionDoesNotExistError):
         return False
     return _severity(error) == "ERROR" and error.sqlstate != _READ_ONLY
 
 
-def _severity(error: asyncpg.PostgresError) -> str:
+def _severity(error: Any) -> str:
     return getattr(error, "severity_en", None) or getattr(error, "severity", None) or ""
 
 
@@ -137,7 +140,7 @@ def translate(error: Exception, database: str, is_write: bool) -> Exception:
         return lost(f"{database} did not answer in time")
     if isinstance(error, OSError):
         return lost(f"{database}: {error}")
-    if isinstance(error, asyncpg.exceptions.DataError | OverflowError):
+    if isinstance(error, ValueError | OverflowError):  # asyncpg could not put a value in its column's form
         return ValueError(str(error))
     if isinstance(error, asyncpg.InterfaceError) and "closed" in str(error):
         return StoreUnavailable(f"{database}: {error}")  # refused by the driver itself: nothing was sent
@@ -146,7 +149,7 @@ def translate(error: Exception, database: str, is_write: bool) -> Exception:
     return error
 
 
-def _translate_server(error: asyncpg.PostgresError, database: str, lost: type[StoreError]) -> Exception:
+def _translate_server(error: Any, database: str, lost: type[StoreError]) -> Exception:
     state = error.sqlstate or ""
     text = f"{database}: {error} ({state or type(error).__name__})"
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) or _severity(error) in ("FATAL", "PANIC"):
@@ -158,7 +161,7 @@ def _translate_server(error: asyncpg.PostgresError, database: str, lost: type[St
     if state[:2] == "22":
         return ValueError(text)
     if state[:2] in _OUR_FAULT_CLASSES and state not in (_READ_ONLY, _NO_PRIVILEGE):
-        return error
+        return cast(Exception, error)
     return StoreUnavailable(text)
 
 

@@ -1,14 +1,14 @@
 """The tables in PostgreSQL, and how they come into being: `status` and `upgrade`, called by `outlast schema`.
 
-| table           | key                                  | form                                                                      |
-|-----------------|--------------------------------------|---------------------------------------------------------------------------|
-| outlast_shards  | shard                                | lease and truncation mark; half-empty pages, so that updates stay in place |
-| outlast_journal | shard, position                      | inserted at its shard's end, removed as a prefix; vacuumed early, never compressed |
-| outlast_runs    | shard, namespace, workflow, run      | rewritten at checkpoints; never compressed                                |
-| outlast_history | the run, branch, first_event_id      | written once; long ones compressed by PostgreSQL                          |
-| outlast_current | shard, namespace, workflow           | the current run of a workflow id                                          |
-| outlast_metadata | kind, id                            | few and small                                                             |
-| outlast_schema  | component                            | the version                                                               |
+| table            | key                             | form                                                             |
+|------------------|---------------------------------|------------------------------------------------------------------|
+| outlast_shards   | shard                           | lease and truncation mark; pages half empty: updated in place    |
+| outlast_journal  | shard, position                 | added at the end, removed as a prefix: vacuumed early; uncompressed |
+| outlast_runs     | shard, namespace, workflow, run | rewritten at checkpoints; uncompressed                           |
+| outlast_history  | the run, branch, first_event_id | written once; long ones compressed by PostgreSQL                 |
+| outlast_current  | shard, namespace, workflow      | the current run of a workflow id                                 |
+| outlast_metadata | kind, id                        | few and small                                                    |
+| outlast_schema   | component                       | the version                                                      |
 
 Keys are bytea: see `sql_rows.py`. To read them by hand: `convert_from(workflow_id, 'UTF8')`.
 """
@@ -80,7 +80,9 @@ async def upgrade(target: PostgresTarget) -> SchemaStatus:
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")  # a step may rewrite a table
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK_KEY)
-            await connection.execute("CREATE TABLE IF NOT EXISTS outlast_schema (component text PRIMARY KEY, version int NOT NULL)")
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS outlast_schema (component text PRIMARY KEY, version integer NOT NULL)"
+            )
             before = SchemaStatus(await found_version(connection), SCHEMA_VERSION)
             for version, statements in missing_steps(STEPS, before, target.name):
                 for statement in statements:

@@ -1,4 +1,6 @@
-"""A bounded pool of database connections, for every engine with a server. Ours, since the drivers' pools ask the server at each return.
+"""A bounded pool of database connections, for every engine with a server.
+
+Ours, since asyncpg's own asks the server for a reset at each return, and so that both engines break and recover in one way.
 
 | event                         | what happens                                                                              |
 |-------------------------------|-------------------------------------------------------------------------------------------|

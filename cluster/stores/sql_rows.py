@@ -1,4 +1,4 @@
-"""What the engines with a server have in common between structs and columns: keys as bytes, frames, pages, slices of a checkpoint.
+"""What PostgreSQL and MySQL have in common between structs and columns: keys as bytes, frames, pages, slices of a checkpoint.
 
 Keys are stored as UTF-8 bytes. Their order is then the order of code points on every server, whatever its collation, and a
 zero character, which PostgreSQL's text cannot hold, is a byte like any other.

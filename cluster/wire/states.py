@@ -35,6 +35,7 @@ Rules = dict[tuple[State, type[Frame]], State]
 CLIENT: Rules = {
     (State.GREETING, Welcome): State.OPEN,
     (State.GREETING, Refused): State.CLOSED,
+    (State.GREETING, Goodbye): State.CLOSED,
     (State.OPEN, Response): State.OPEN,
     (State.OPEN, Failure): State.OPEN,
     (State.OPEN, Ping): State.OPEN,
@@ -44,6 +45,7 @@ CLIENT: Rules = {
     (State.DRAINING, Failure): State.DRAINING,
     (State.DRAINING, Ping): State.DRAINING,
     (State.DRAINING, Pong): State.DRAINING,
+    (State.DRAINING, Goodbye): State.DRAINING,  # a second reason: it drains, then it closes
 }
 
 # What a server hears.
@@ -57,6 +59,7 @@ SERVER: Rules = {
     (State.DRAINING, Cancel): State.DRAINING,
     (State.DRAINING, Ping): State.DRAINING,
     (State.DRAINING, Pong): State.DRAINING,
+    (State.DRAINING, Goodbye): State.DRAINING,  # a second reason: it drains, then it closes
 }
 
 

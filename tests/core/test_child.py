@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -193,8 +194,8 @@ def test_a_closed_parent_owes_its_policy_to_each_child_once() -> None:
     assert effects(run.state) == [ApplyClosePolicy(5), ApplyClosePolicy(6)]
     assert not started(run) and not ended(run, commands.complete())
     for initiated in (5, 6):
-        run.do(lambda t, initiated=initiated: child.close_policy_done(t, initiated))
-        run.do(lambda t, initiated=initiated: child.close_policy_done(t, initiated))
+        for _ in range(2):
+            run.do(functools.partial(child.close_policy_done, initiated_event_id=initiated))
     assert effects(run.state) == []
 
 

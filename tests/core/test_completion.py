@@ -14,7 +14,7 @@ from temporalio.api.workflowservice.v1 import RespondWorkflowTaskFailedRequest
 
 from cluster.config import Limits
 from cluster.core.errors import CallerError, Code
-from cluster.core.machines import completion
+from cluster.core.machines import completion, workflow_task
 from cluster.core.state import Status
 from cluster.core.transition import Transition
 from tests.core.build import QUEUE, Run, lines
@@ -203,7 +203,7 @@ def continued(**fields: Any) -> Command:
             continued(search_attributes={"indexed_fields": {"Nobody": Payload()}}),
             "BadSearchAttributes: Namespace ns has no mapping defined for search attribute Nobody",
         ),
-        (commands.fail(None), "BadFailWorkflowExecutionAttributes: Failure is not set on FailWorkflowExecutionCommand."),
+        (Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION, fail_workflow_execution_command_attributes={}), "BadFailWorkflowExecutionAttributes: Failure is not set on FailWorkflowExecutionCommand."),
     ],
 )
 def test_a_wish_for_an_end_that_cannot_be_is_refused(wish: Command, text: str) -> None:
@@ -299,7 +299,7 @@ def test_a_versioned_worker_is_told_by_its_deployment() -> None:
 def test_a_point_that_cannot_be_reset_to_says_so() -> None:
     run = Run()
     run.task(commands.start_child("c"))
-    run.do(lambda t: completion.workflow_task.schedule(t))
+    run.do(lambda t: workflow_task.schedule(t))
     run.task(worker_version_stamp=WorkerVersionStamp(build_id="second"))
     assert [one.resettable for one in run.state.reset_points] == [True, False]
 

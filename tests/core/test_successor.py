@@ -261,7 +261,8 @@ def test_reset_points_of_former_runs_go_on_until_their_retention_ends() -> None:
 
 
 def test_only_a_pin_outlives_the_run() -> None:
-    pinned = VersioningOverride(pinned=VersioningOverride.PinnedOverride(behavior=1))
+    behavior = VersioningOverride.PinnedOverrideBehavior.PINNED_OVERRIDE_BEHAVIOR_PINNED
+    pinned = VersioningOverride(pinned=VersioningOverride.PinnedOverride(behavior=behavior))
     for override, is_kept in ((pinned, True), (VersioningOverride(auto_upgrade=True), False)):
         run = Run(versioning_override=override, retry_policy=RETRY)
         for wish in (commands.fail(OOPS), continue_as_new()):

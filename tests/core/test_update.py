@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
-from temporalio.api.enums.v1 import EventType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import EventType, UpdateAdmittedEventOrigin, WorkflowTaskFailedCause
 from temporalio.api.errordetails.v1 import ResourceExhaustedFailure, WorkflowNotReadyFailure
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import WorkflowExecutionUpdateAdmittedEventAttributes
@@ -24,6 +24,7 @@ from tests.core.build import Run, lines, payloads, update_request
 from tests.e2e import commands
 
 DONE = Outcome(success=payloads("done"))
+REAPPLY = UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY
 
 
 def running(update_id: str = "u") -> Run:
@@ -250,7 +251,7 @@ def test_an_update_of_the_history_needs_no_message_and_no_second_request() -> No
     run.do(
         lambda t: t.add(
             EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
-            WorkflowExecutionUpdateAdmittedEventAttributes(request=request, origin=1),
+            WorkflowExecutionUpdateAdmittedEventAttributes(request=request, origin=REAPPLY),
         )
     )
     run.do(workflow_task.schedule)
@@ -273,7 +274,7 @@ def test_an_admitted_event_that_is_buffered_gets_its_id_at_the_flush() -> None:
     run.do(
         lambda t: t.add(
             EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
-            WorkflowExecutionUpdateAdmittedEventAttributes(request=update_request("u"), origin=1),
+            WorkflowExecutionUpdateAdmittedEventAttributes(request=update_request("u"), origin=REAPPLY),
         )
     )
     assert run.state.updates["u"].admitted_event_id == 0

@@ -6,11 +6,12 @@ and deleted, and `canary` is never named by any generated request: what it holds
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import Any
 
 from google.protobuf.message import Message
-from temporalio.api.common.v1 import Payload, Payloads, WorkflowExecution, WorkflowType
+from temporalio.api.common.v1 import Payload, Payloads, WorkflowType
 from temporalio.api.operatorservice import v1 as operator_api
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
@@ -119,10 +120,15 @@ class Stage:
                 keep("activity", (await self.ask("PollActivityTaskQueue", poll, POLL_S)).task_token)
 
     async def _pages(self) -> None:
-        listed = await self.ask("ListWorkflowExecutions", api.ListWorkflowExecutionsRequest(namespace=FUZZ, page_size=1))
-        self.pools.remember_token("page", listed.next_page_token)
-        execution = WorkflowExecution(workflow_id=f"activity-{self._tag}{self._turn}")
-        history = api.GetWorkflowExecutionHistoryRequest(namespace=FUZZ, execution=execution, maximum_page_size=1)
+        first = api.ListWorkflowExecutionsRequest(namespace=FUZZ, page_size=1)
+        deadline = asyncio.get_running_loop().time() + POLL_S
+        while not (token := (await self.ask("ListWorkflowExecutions", first)).next_page_token):  # lists come a moment later
+            if asyncio.get_running_loop().time() > deadline:
+                raise Broken("two runs were started, but a list of one has no second page")
+            await asyncio.sleep(0.02)
+        self.pools.remember_token("page", token)
+        history = api.GetWorkflowExecutionHistoryRequest(namespace=FUZZ, maximum_page_size=1)
+        history.execution.workflow_id = f"activity-{self._tag}{self._turn}"
         self.pools.remember_token("history-page", (await self.ask("GetWorkflowExecutionHistory", history)).next_page_token)
 
     async def _start(self, namespace: str, workflow_id: str, queue: str) -> str:

@@ -77,8 +77,10 @@ def _answer(life: Life, name: str, other: int) -> None:
     run, draw = life.run, Random(other)
     if not run.state.has_started_task:
         return
-    wishes = [draw.choice(WISHES)(life, draw.choice(NAMES)) for _ in range(draw.randrange(5))]
-    if draw.random() < 0.15:
+    wishes = [wish for _ in range(draw.randrange(5)) if (wish := draw.choice(WISHES)(life, draw.choice(NAMES))) is not None]
+    if draw.random() < 0.05:
+        wishes.append(draw.choice(BAD)(life, name))
+    if draw.random() < 0.07:
         wishes.append(draw.choice(ENDS)(life, name))
     messages = [message for one in run.deliver() for message in _messages(one, draw)]
     messages += [
@@ -136,7 +138,7 @@ def _activity(life: Life, name: str, other: int) -> None:
             case 7:
                 activity_options.pause(t, [scheduled_id], identity="", reason="", request_id="")
             case _:
-                activity_options.unpause(t, [scheduled_id], identity="", reset_attempts=False, reset_heartbeat=False, jitter_ns=0)
+                activity_options.unpause(t, [scheduled_id], reset_attempts=other % 2 == 0)
         if must_tell:
             workflow_task.schedule(t)
 
@@ -212,8 +214,11 @@ def _gone(life: Life, name: str, other: int) -> None:
 STEPS: dict[str, Callable[[Life, str, int], None]] = {
     "poll": _poll,
     "answer": _answer,
-    "answer again": _answer,  # more often than the others, lest runs do nothing
+    # What moves a run comes more often than the rest, lest runs do nothing.
+    "answer again": _answer,
+    "answer once more": _answer,
     "poll again": _poll,
+    "poll once more": _poll,
     "fail task": _fail_task,
     "activity": _activity,
     "activity again": _activity,
@@ -227,7 +232,7 @@ STEPS: dict[str, Callable[[Life, str, int], None]] = {
     "signal": lambda life, name, other: void(life.run.signal(name, name if other % 2 else "")),
     "update": lambda life, name, other: void(life.run.update(name)),
     "cancel": lambda life, name, other: void(life.run.request_cancel()),
-    "terminate": lambda life, name, other: life.run.terminate() if other % 4 == 0 else None,
+    "terminate": lambda life, name, other: life.run.terminate() if other % 12 == 0 else None,
 }
 
 
@@ -235,19 +240,37 @@ def void(_: object) -> None:
     """The step's answer is of no interest."""
 
 
-WISHES: list[Callable[[Life, str], Command]] = [
-    lambda life, name: commands.start_timer(name, 2),
-    lambda life, name: commands.cancel_timer(name),
-    lambda life, name: commands.schedule_activity(
-        name, QUEUE, start_to_close_timeout=duration(3 * S), schedule_to_close_timeout=duration(9 * S)
+def _unless(taken: Any, name: str, make: Callable[[str], Command]) -> Command | None:
+    return make(name) if name not in taken else None
+
+
+def _of_any(ids: Any, make: Callable[[Any], Command]) -> Command | None:
+    return make(next(iter(ids))) if ids else None
+
+
+def _schedule(name: str) -> Command:
+    spans = {"start_to_close_timeout": duration(3 * S), "schedule_to_close_timeout": duration(9 * S)}
+    return commands.schedule_activity(name, QUEUE, **spans)
+
+
+WISHES: list[Callable[[Life, str], Command | None]] = [
+    lambda life, name: _unless(life.run.state.timers, name, lambda one: commands.start_timer(one, 2)),
+    lambda life, name: _of_any(life.run.state.timers, commands.cancel_timer),
+    lambda life, name: _unless(life.run.state.activity_ids, name, _schedule),
+    lambda life, name: _unless(life.run.state.activity_ids, name, _schedule),
+    lambda life, name: _of_any(
+        [one.scheduled_event_id for one in life.run.state.activities.values() if not one.cancel_requested],
+        commands.cancel_activity,
     ),
-    lambda life, name: commands.cancel_activity(life.run.state.activity_ids.get(name, 99)),
-    lambda life, name: commands.cancel_activity(next(iter(life.run.state.activities), 5)),
-    lambda life, name: commands.cancel_timer(next(iter(life.run.state.timers), name)),
     lambda life, name: commands.start_child(name),
     lambda life, name: commands.signal_external(name),
-    lambda life, name: commands.cancel_external(name),
+    lambda life, name: commands.cancel_external(f"other {name}"),
     lambda life, name: commands.marker(name),
+]
+BAD: list[Callable[[Life, str], Command]] = [
+    lambda life, name: commands.cancel_timer(f"no {name}"),
+    lambda life, name: commands.cancel_activity(99),
+    lambda life, name: commands.marker(""),
 ]
 ENDS: list[Callable[[Life, str], Command]] = [
     lambda life, name: commands.complete(),

@@ -1,22 +1,29 @@
 """The engines that the contract suite and the differential test run on.
 
-To add an engine: write an async context manager that yields an `Engine` on an empty database, and add it to ENGINES.
+To add an engine: write an async context manager that yields an `Engine` on an empty database, and add it to ENGINES; one that
+needs a server goes to SERVER_ENGINES, under the name of the fixture that starts it (once per session) and of its mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
 from cluster.stores.base import Store
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
+from cluster.stores.postgres import PostgresStore
+from cluster.stores.postgres_connection import PostgresTarget
+from cluster.stores.postgres_schema import upgrade as upgrade_postgres
 from cluster.stores.sqlite import SqliteStore
+from tests.services.postgres import PostgresServer, postgres_server
 
 
 @dataclass
@@ -86,9 +93,38 @@ ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
 }
 
 
-@pytest_asyncio.fixture(params=list(ENGINES))
+TABLES = [f"outlast_{name}" for name in ("shards", "journal", "runs", "history", "current", "metadata")]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    with postgres_server() as server:
+        yield server
+
+
+@asynccontextmanager
+async def _postgres(server: PostgresServer) -> AsyncIterator[Engine]:
+    await upgrade_postgres(PostgresTarget(server.dsn()))
+    connection = await asyncpg.connect(server.dsn())
+    await connection.execute(f"TRUNCATE {', '.join(TABLES)}")
+    await connection.close()
+    async with _opened(lambda: PostgresStore(server.dsn()), survives=True) as engine:
+        yield engine
+
+
+SERVER_ENGINES: dict[str, Callable[[Any], AbstractAsyncContextManager[Engine]]] = {
+    "postgres": _postgres,
+}
+_PARAMS = [*ENGINES, *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in SERVER_ENGINES)]
+
+
+@pytest_asyncio.fixture(params=_PARAMS)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
-    async with ENGINES[request.param](tmp_path) as opened:
+    if request.param in SERVER_ENGINES:
+        opening = SERVER_ENGINES[request.param](request.getfixturevalue(request.param))
+    else:
+        opening = ENGINES[request.param](tmp_path)
+    async with opening as opened:
         yield opened
 
 

@@ -41,6 +41,9 @@ async def update(service: Any, shard: Shard, namespace: Any, request: Any, call:
         raise lifecycle.unknown_run(execution.workflow_id, execution.run_id)
     t = shard.begin(run)
     update_id = request.request.meta.update_id
+    known = run.state.updates.get(update_id)
+    if known is not None and known.stage < UpdateStage.ACCEPTED:
+        lifecycle.require_open(run.state)  # cut off by the close: who waited was told to retry, and this is the retry
     if update_id not in run.state.updates:
         run.rejected.pop(update_id, None)  # the id was refused before and is tried anew
     machine.admit(t, request.request)

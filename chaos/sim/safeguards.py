@@ -1,0 +1,322 @@
+"""Safeguards of the server, each removed in turn: a simulator that stays green without one of them has a hole.
+
+A safeguard is a named patch of the running program. `find_hole` runs seeds without it until one shows a violation that the same
+seed does not show with it; if none does, store faults of the canonical workflows are tried too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from chaos.sim.store_faults import STORIES, run_all
+from chaos.sim.story import run_seed
+from cluster.core.errors import not_found
+from cluster.core.machines import activity_calls, lifecycle, start, update
+from cluster.core.transition import Transition
+from cluster.history import checkpoint, deliveries, polls, visibility_feed
+from cluster.history.api import respond_workflow_task
+from cluster.history.checkpoint import Checkpointer
+from cluster.history.journal import Journal
+from cluster.history.outstanding import Outstanding
+from cluster.history.shard import Shard
+from cluster.history.sweep import Sweep
+from cluster.stores.base import Lease, StoreUnknown
+from cluster.stores.faulty import FaultyStore
+from cluster.stores.memory import MemoryStore
+
+Put = Callable[[Any, str, Any], None]
+SAFEGUARDS: dict[str, Callable[[Put], None]] = {}
+
+
+def safeguard(patch: Callable[[Put], None]) -> Callable[[Put], None]:
+    SAFEGUARDS[patch.__name__] = patch
+    return patch
+
+
+@contextmanager
+def removed(name: str | None) -> Iterator[None]:
+    """Inside, the program runs without this safeguard; None removes nothing."""
+    undo: list[tuple[Any, str, Any]] = []
+
+    def put(owner: Any, attribute: str, value: Any) -> None:
+        undo.append((owner, attribute, getattr(owner, attribute)))
+        setattr(owner, attribute, value)
+
+    try:
+        if name is not None:
+            SAFEGUARDS[name](put)
+        yield
+    finally:
+        for owner, attribute, value in reversed(undo):
+            setattr(owner, attribute, value)
+
+
+@dataclass(frozen=True)
+class Found:
+    where: str
+    text: str
+
+
+def find_hole(name: str, seeds: Iterable[int]) -> Found | None:
+    """What shows that the safeguard is missing; None = nothing did."""
+    for seed in seeds:
+        with removed(name):
+            violations = run_seed(seed).violations
+        if violations and not run_seed(seed).violations:
+            return Found(f"seed {seed}", violations[0])
+    for story in STORIES:
+        with removed(name):
+            failures = run_all(story, every=3).failures
+        if failures and not run_all(story, every=3).failures:
+            return Found("store faults", failures[0])
+    return None
+
+
+def _done() -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_result(None)
+    return future
+
+
+# --- once -----------------------------------------------------------------------------------------------------------------
+@safeguard
+def signal_request_id_dedup(put: Put) -> None:
+    """A signal that is sent again is known by its request id."""
+    real = lifecycle.signal
+
+    def signal(t: Transition, *args: Any, **kwargs: Any) -> bool:
+        t.state.signal_request_ids = {}
+        return real(t, *args, **kwargs)
+
+    put(lifecycle, "signal", signal)
+
+
+@safeguard
+def start_request_id_dedup(put: Put) -> None:
+    """A start that is sent again finds the run that it began."""
+    real = start.decide_id
+    put(start, "decide_id", lambda state, request_id, *rest: real(state, "", *rest))
+
+
+@safeguard
+def update_id_dedup(put: Put) -> None:
+    """An update that is sent again joins the one under way."""
+    real = update.admit
+
+    def admit(t: Transition, request: Any) -> bool:
+        t.state.updates = {known: one for known, one in t.state.updates.items() if known != request.meta.update_id}
+        return real(t, request)
+
+    put(update, "admit", admit)
+
+
+@safeguard
+def child_request_id_is_stable(put: Put) -> None:
+    """A child whose start is delivered again is known by its request id."""
+    real = deliveries._request_of_child
+    count = iter(range(1_000_000))
+    put(deliveries, "_request_of_child", lambda initiated, request_id: real(initiated, f"fresh-{next(count)}"))
+
+
+@safeguard
+def workflow_task_token_names_one_attempt(put: Put) -> None:
+    """An answer to a task that is over is refused."""
+
+    def require_task(state: Any, token: Any) -> None:
+        if state.task is None or not state.task.is_started:
+            raise not_found(respond_workflow_task.TASK_NOT_FOUND)
+
+    put(respond_workflow_task, "_require_task", require_task)
+
+
+@safeguard
+def activity_token_names_one_attempt(put: Put) -> None:
+    """A worker whose attempt timed out may not complete the next one."""
+    real = activity_calls.find
+
+    def find(state: Any, scheduled_event_id: int, activity_id: str, attempt: int, **kwargs: Any) -> Any:
+        held = state.activities.get(scheduled_event_id)
+        return real(state, scheduled_event_id, activity_id, held.attempt if held is not None else attempt, **kwargs)
+
+    put(activity_calls, "find", find)
+
+
+@safeguard
+def stale_hints_start_nothing(put: Put) -> None:
+    """Matching's hint is only a hint: the run compares event id and stamp."""
+    real = polls.start_workflow_task
+
+    async def start_workflow_task(shard: Any, run: Any, hint: Any, *rest: Any) -> bytes:
+        task = run.state.task
+        if task is not None and run.state.is_open:
+            hint = replace(hint, scheduled_event_id=task.scheduled_event_id, stamp=task.stamp)
+            run.state.task = replace(task, started_event_id=0)
+        return await real(shard, run, hint, *rest)
+
+    put(polls, "start_workflow_task", start_workflow_task)
+
+
+# --- durable before told ------------------------------------------------------------------------------------------------------
+@safeguard
+def acks_wait_for_durability(put: Put) -> None:
+    """Nobody is told of a change before it is in the journal."""
+    real = Shard.commit
+
+    def commit(self: Shard, *changes: Any) -> asyncio.Future[None]:
+        real(self, *changes).add_done_callback(lambda future: future.cancelled() or future.exception())
+        return _done()
+
+    put(Shard, "commit", commit)
+
+
+@safeguard
+def reads_wait_for_durability(put: Put) -> None:
+    """Nobody is shown a state, or refused because of it, before it is in the journal."""
+
+    async def read(self: Shard, run: Any) -> Any:
+        return run.state
+
+    async def all_durable(self: Shard) -> None:
+        return None
+
+    put(Shard, "read", read)
+    put(Shard, "durable", lambda self, run: _done())
+    put(Shard, "all_durable", all_durable)
+
+
+@safeguard
+def memory_is_dropped_after_an_unknown_append(put: Put) -> None:
+    """An append of unknown outcome is not taken as done."""
+    real = FaultyStore.append
+
+    async def append(self: FaultyStore, lease: Lease, position: int, data: bytes) -> None:
+        with contextlib.suppress(StoreUnknown):
+            await real(self, lease, position, data)
+
+    put(FaultyStore, "append", append)
+
+
+@safeguard
+def lease_fences_appends(put: Put) -> None:
+    """A former owner cannot append, however late its write arrives."""
+
+    async def append(self: MemoryStore, lease: Lease, position: int, data: bytes) -> None:
+        held = self._shards[lease.shard]
+        held.journal[position] = data
+        held.last_position = max(held.last_position, position)
+
+    put(MemoryStore, "append", append)
+
+
+# --- checkpoint and recovery ----------------------------------------------------------------------------------------------------
+@safeguard
+def journal_is_sealed_before_a_snapshot(put: Put) -> None:
+    """A row that says position p contains all of p's record."""
+    put(Journal, "seal", lambda self: self.last_position)
+
+
+@safeguard
+def truncation_stops_at_the_cut(put: Put) -> None:
+    """Only records whose every change is in a row are truncated."""
+    real = MemoryStore.checkpoint
+
+    async def checkpoint_all(self: MemoryStore, lease: Lease, rows: Any, blobs: Any, gone: Any, truncate_to: int) -> None:
+        last = self._shards[lease.shard].last_position
+        await real(self, lease, rows, blobs, gone, last if truncate_to else 0)
+
+    put(MemoryStore, "checkpoint", checkpoint_all)
+
+
+@safeguard
+def rows_wait_for_the_journal(put: Put) -> None:
+    """A row never shows what the journal may lose."""
+
+    def durable(self: Journal, position: int) -> asyncio.Future[None]:
+        return _done()
+
+    real = Checkpointer._write_slice
+
+    async def write_slice(self: Checkpointer, keys: Any) -> None:
+        with removed_here(Journal, "durable", durable):
+            await real(self, keys)
+
+    put(Checkpointer, "_write_slice", write_slice)
+
+
+@contextmanager
+def removed_here(owner: Any, attribute: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, value)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, before)
+
+
+@safeguard
+def effects_are_reconciled_after_replay(put: Put) -> None:
+    """A shard that was opened offers again what its runs owe."""
+    _quiet_while_opening(put, Outstanding, "reconcile")
+
+
+@safeguard
+def wakeups_are_set_after_replay(put: Put) -> None:
+    """A shard that was opened knows the timers of its runs again."""
+    _quiet_while_opening(put, Sweep, "set")
+
+
+def _quiet_while_opening(put: Put, owner: Any, attribute: str) -> None:
+    """The method does nothing while a shard is being opened, and what it would have done then is not made up for."""
+    opening: set[int] = set()
+    real_open, real = Shard.open, getattr(owner, attribute)
+
+    async def open_quietly(self: Shard, name: str) -> None:
+        opening.add(id(self))
+        try:
+            await real_open(self, name)
+        finally:
+            opening.discard(id(self))
+
+    def quiet(self: Any, *args: Any) -> Any:
+        shard = self._shard if isinstance(self, Sweep) else args[0]
+        return None if id(shard) in opening else real(self, *args)
+
+    put(Shard, "open", open_quietly)
+    put(owner, attribute, quiet)
+
+
+@safeguard
+def row_says_that_visibility_is_owed(put: Put) -> None:
+    """A run whose visibility row is not written is found again after a crash (wake_at 0)."""
+    real = checkpoint.snapshot_of
+    put(checkpoint, "snapshot_of", lambda run, is_fed, wake_at: real(run, True, wake_at))
+
+
+@safeguard
+def visibility_is_owed_from_the_change_on(put: Put) -> None:
+    """What is not durable yet has not been fed either."""
+    put(
+        visibility_feed.VisibilityFeed,
+        "is_fed",
+        lambda self, run: run.key not in self._waiting and run.key not in self._writing,
+    )
+
+
+# --- order --------------------------------------------------------------------------------------------------------------------
+@safeguard
+def buffered_events_are_flushed(put: Put) -> None:
+    """What came while a task was started joins the history when it ends."""
+    put(Transition, "flush", lambda self: False)
+
+
+@safeguard
+def timers_wake_their_runs(put: Put) -> None:
+    """A change moves the wake-up."""
+    put(Shard, "set_wake", lambda self, run: None)
