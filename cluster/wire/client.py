@@ -187,7 +187,7 @@ class WireClient:
         connection, link.connection = link.connection, None
         if connection is not None and not connection.lost.done():
             self._draining.add(connection)
-            connection.close_if_idle("replaced")
+            connection.retire()
 
     # --- idle connections -----------------------------------------------------------------------------------------------
     def _sweep_later(self, loop: asyncio.AbstractEventLoop) -> None:

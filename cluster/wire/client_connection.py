@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import deque
 from contextlib import suppress
+from typing import Any
 
 from cluster.core.errors import CallerError, Code, resource_exhausted
 from cluster.wire.connection import Connection, Identity, Peer
@@ -61,6 +62,7 @@ class ClientConnection(Connection):
         self._last_id = 0
         self._credit = Credit(0, 0)
         self._payload_bytes_max = 0
+        self._is_retired = False
         # Calls that wait for credit, in their order: (size, future). Long polls queue apart, so that they hold nobody up.
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._waiting_polls: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -68,7 +70,7 @@ class ClientConnection(Connection):
     @property
     def is_usable(self) -> bool:
         """New calls may begin."""
-        return self.state is State.OPEN
+        return self.state is State.OPEN and not self._is_retired
 
     @property
     def in_flight(self) -> int:
@@ -124,6 +126,7 @@ class ClientConnection(Connection):
         self.used_at = now
         if deadline is None:
             deadline = now + self.limits.call_timeout_s
+        deadline = min(deadline, now + self.limits.call_timeout_max_s)
         size = len(payload)
         if size > self._payload_bytes_max:
             most = self._payload_bytes_max
@@ -134,6 +137,9 @@ class ClientConnection(Connection):
         if waiting or not self._credit.take(size, is_long_poll):
             await self._credit_granted(waiting, size, method, deadline)
             now = self.loop.time()
+            if not self.is_usable:  # it ended between the grant and this line
+                self._give_back(size, is_long_poll)
+                raise Unreachable(f"{self.address}: {self.end_reason or 'the peer said goodbye'}")
         left_s = deadline - now
         if left_s <= 0:
             self._give_back(size, is_long_poll)
@@ -146,7 +152,10 @@ class ClientConnection(Connection):
         try:
             return await call.answer
         except asyncio.CancelledError:
-            self.send(Cancel(call.id))
+            if call.answer.cancelled():
+                self.send(Cancel(call.id))
+            else:
+                call.answer.exception()  # it came in the same moment; looked at, so that asyncio does not report it as lost
             raise
         finally:
             timer.cancel()
@@ -158,8 +167,8 @@ class ClientConnection(Connection):
             self.close(f"{self.address} answered call {call_id}, which is not in flight")
             return None
         self._give_back(call.size, call.is_long_poll)
-        if self.state is State.DRAINING:
-            self.close_if_idle("the peer said goodbye")
+        if not self.is_usable:
+            self.close_if_idle("its last call has ended")
         return None if call.answer.done() else call
 
     # --- credit ---------------------------------------------------------------------------------------------------------
@@ -173,7 +182,7 @@ class ClientConnection(Connection):
         entry = (size, turn)
         waiting.append(entry)
         late = resource_exhausted(f"{self.address} has no room for {method} within its deadline, please retry")
-        timer = self.loop.call_at(deadline, lambda: turn.done() or turn.set_exception(late))
+        timer = self.loop.call_at(deadline, _fail, turn, late)
         try:
             await turn
         except BaseException:
@@ -203,11 +212,15 @@ class ClientConnection(Connection):
     def _refuse_waiting(self, reason: str) -> None:
         for queue in (self._waiting, self._waiting_polls):
             for _, turn in queue:
-                if not turn.done():
-                    turn.set_exception(Unreachable(reason))
+                _fail(turn, Unreachable(reason))
             queue.clear()
 
     # --- the end --------------------------------------------------------------------------------------------------------
+    def retire(self) -> None:
+        """No new calls; it ends when the last of those under way does."""
+        self._is_retired = True
+        self.close_if_idle("replaced")
+
     def close_if_idle(self, reason: str) -> None:
         if not self._calls and not self._waiting and not self._waiting_polls:
             self.close(reason)
@@ -219,5 +232,9 @@ class ClientConnection(Connection):
         self._refuse_waiting(f"{self.address}: {reason}")
         calls, self._calls = self._calls, {}
         for call in calls.values():
-            if not call.answer.done():
-                call.answer.set_exception(ConnectionLost(f"{self.address}: {reason}; {call.method} may have been executed"))
+            _fail(call.answer, ConnectionLost(f"{self.address}: {reason}; {call.method} may have been executed"))
+
+
+def _fail(waiting: asyncio.Future[Any], error: CallerError) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)

@@ -1,8 +1,8 @@
 """The codec of the node-to-node protocol: bytes in, frames out, no I/O (in the manner of h11).
 
-On the wire: 4 bytes length (big-endian), then one msgpack array whose first element is the kind of frame. Bytes are handed in with
-`receive`, frames are taken out with `next_frame`. Illegal input raises `ProtocolError` and changes nothing: frames before
-it come out, and asking again raises again. Why msgpack and not protobuf: 0.4 us a frame against 2-3 (architecture.md, 10).
+On the wire: 4 bytes length (big-endian), then one msgpack array whose first element is the kind of frame. Bytes are handed in
+with `receive`, frames are taken out with `next_frame`. Illegal input raises `ProtocolError` and changes nothing: frames
+before it come out, and asking again raises again. Why msgpack and not protobuf: 0.4 us a frame against 2-3 (architecture.md, 10).
 
     kind       way               meaning
     Hello      client -> server  the first frame: who calls, which protocol versions it speaks
@@ -27,8 +27,8 @@ VERSION_MIN, VERSION_MAX = 1, 1
 MAGIC = "outlast-wire"
 PREFIX_BYTES = 4
 
-Id = Annotated[int, msgspec.Meta(ge=1, lt=1 << 63)]
-Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 63)]
+Id = Annotated[int, msgspec.Meta(ge=1, le=(1 << 63) - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class ProtocolError(Exception):

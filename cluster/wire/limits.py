@@ -33,3 +33,4 @@ class WireLimits(msgspec.Struct, frozen=True):
     backoff_min_s: float = 0.05
     backoff_max_s: float = 2.0  # well below a membership lease: a peer that came back is found before others give it up
     call_timeout_s: float = 90.0  # of a call without a deadline; longer than the longest long poll (60 s)
+    call_timeout_max_s: float = 600.0  # a longer deadline is cut to this: nothing waits for ever

@@ -1,6 +1,6 @@
 """The listening side of node to node: accepts peers of the same cluster, runs their calls, answers each exactly once.
 
-`WireServer(handler, ...)`; handler(method, payload, deadline_s, peer) -> payload, or CallerError. deadline_s is loop.time() seconds.
+`WireServer(handler, ...)`; handler(method, payload, deadline_s, peer) -> payload, or CallerError; deadline_s in loop.time().
 A call whose deadline passes, whose caller gave up or whose connection ended has its job cancelled.
 """
 
@@ -127,9 +127,10 @@ class IncomingCall:
         if job.cancelled():
             self._connection.answered(self, self._id, self._error or CANCELLED_BY_CALLER)
         elif (failure := job.exception()) is None:
-            answer = job.result()
-            if not isinstance(answer, bytes):  # a caller that never hears anything would be worse than a crash here
-                answer = self._connection.server.explain(TypeError(f"the handler returned {type(answer)}"), self.method)
+            answer: object = job.result()
+            if not isinstance(answer, bytes):  # a wrong handler is told of loudly, and its caller does not wait for ever
+                wrong = TypeError(f"the handler returned {type(answer).__name__}, not bytes")
+                answer = self._connection.server.explain(wrong, self.method)
             self._connection.answered(self, self._id, answer)
         elif isinstance(failure, CallerError):
             self._connection.answered(self, self._id, failure)
@@ -222,7 +223,7 @@ class ServerConnection(Connection):
             server.counts["overloaded"] += 1
             self._refuse(request, resource_exhausted("too many bytes of requests are in flight on this node, please retry"))
         else:
-            deadline = self.loop.time() + request.timeout_ms / 1000
+            deadline = self.loop.time() + min(request.timeout_ms / 1000, self.limits.call_timeout_max_s)
             if self._is_holding:
                 self._held.append((request, deadline))
             else:

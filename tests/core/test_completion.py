@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from temporalio.api.command.v1 import Command
+from temporalio.api.command.v1 import Command, FailWorkflowExecutionCommandAttributes
 from temporalio.api.common.v1 import Payload, Payloads, WorkerVersionStamp
 from temporalio.api.enums.v1 import CommandType, VersioningBehavior, WorkerVersioningMode, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
@@ -96,11 +96,13 @@ def test_a_run_may_not_end_with_news_its_worker_has_not_seen() -> None:
     run.signal()
     with pytest.raises(CallerError, match=r"^UnhandledCommand$"):
         run.answer(commands.complete())
-    assert run.told(4) == lines("""
+    assert run.told(4) == lines(
+        """
         4 WorkflowTaskFailed scheduled_event_id=2 started_event_id=3 cause=UNHANDLED_COMMAND"""
         """ failure={message=UnhandledCommand server_failure_info={}} identity=worker
         5 WorkflowExecutionSignaled signal_name=go identity=client
-        6 WorkflowTaskScheduled task_queue={name=tq kind=NORMAL} start_to_close_timeout=10s attempt=1""")
+        6 WorkflowTaskScheduled task_queue={name=tq kind=NORMAL} start_to_close_timeout=10s attempt=1"""
+    )
 
 
 def test_a_timer_that_fired_unseen_and_is_cancelled_is_no_news() -> None:
@@ -203,7 +205,13 @@ def continued(**fields: Any) -> Command:
             continued(search_attributes={"indexed_fields": {"Nobody": Payload()}}),
             "BadSearchAttributes: Namespace ns has no mapping defined for search attribute Nobody",
         ),
-        (Command(command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION, fail_workflow_execution_command_attributes={}), "BadFailWorkflowExecutionAttributes: Failure is not set on FailWorkflowExecutionCommand."),
+        (
+            Command(
+                command_type=CommandType.COMMAND_TYPE_FAIL_WORKFLOW_EXECUTION,
+                fail_workflow_execution_command_attributes=FailWorkflowExecutionCommandAttributes(),
+            ),
+            "BadFailWorkflowExecutionAttributes: Failure is not set on FailWorkflowExecutionCommand.",
+        ),
     ],
 )
 def test_a_wish_for_an_end_that_cannot_be_is_refused(wish: Command, text: str) -> None:

@@ -41,11 +41,16 @@ def test_a_normal_task_writes_its_events_as_they_happen() -> None:
 def test_attributes_are_those_of_the_public_server() -> None:
     run = Run()
     run.task()
-    assert run.told(2) == lines("""
+    assert (
+        run.told(2)
+        == lines("""
         2 WorkflowTaskScheduled task_queue={name=tq kind=NORMAL} start_to_close_timeout=10s attempt=1
         3 WorkflowTaskStarted scheduled_event_id=2 identity=worker request_id=id-1 history_size_bytes=""").replace(
-        "history_size_bytes=", f"history_size_bytes={run.events()[2].workflow_task_started_event_attributes.history_size_bytes}\n"
-    ) + "4 WorkflowTaskCompleted scheduled_event_id=2 started_event_id=3 identity=worker"
+            "history_size_bytes=",
+            f"history_size_bytes={run.events()[2].workflow_task_started_event_attributes.history_size_bytes}\n",
+        )
+        + "4 WorkflowTaskCompleted scheduled_event_id=2 started_event_id=3 identity=worker"
+    )
 
 
 def test_the_repetition_of_a_failed_task_has_no_events_until_it_completes() -> None:
@@ -267,7 +272,7 @@ def test_a_paused_run_gets_no_task_but_what_was_buffered_joins_its_history() -> 
     run.wait(10)
     run.wake()
     assert run.history(4) == "4 WorkflowTaskTimedOut\n5 WorkflowExecutionPaused"
-    assert run.state.task is None
+    assert workflow_task.position(run.state) == "none"
     run.do(lambda t: lifecycle.unpause(t, identity="op", reason="", request_id="p"))
     assert run.history(6) == "6 WorkflowExecutionUnpaused"
     assert run.state.task is not None and run.state.task.attempt == 2  # the repetition of the one that timed out
