@@ -31,7 +31,7 @@ from cluster.core.effects import (
     effects,
 )
 from cluster.core.entry import CloseNote
-from cluster.core.errors import CallerError, Code
+from cluster.core.errors import CallerError, Code, not_found
 from cluster.core.events import parse_event
 from cluster.core.machines import child, external, lifecycle
 from cluster.core.state import Child, ParentLink
@@ -144,7 +144,7 @@ class Deliveries:
         except CallerError as error:
             if error.code == Code.NOT_FOUND:
                 failed = causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
-            elif error.code == Code.RESOURCE_EXHAUSTED and "signal events" in error.message:
+            elif error.message == lifecycle.TOO_MANY_SIGNALS:
                 failed = causes.SIGNAL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_SIGNAL_COUNT_LIMIT_EXCEEDED
             else:
                 raise
@@ -160,8 +160,8 @@ class Deliveries:
         failed: CancelExternalWorkflowExecutionFailedCause.ValueType | None = None
 
         def ask(t: Transition) -> None:
-            if not t.state.is_open and wish.workflow_execution.run_id:
-                return  # a named run that has ended counts as asked, as in the public server
+            if not t.state.is_open and not wish.workflow_execution.run_id:
+                raise not_found(lifecycle.ALREADY_COMPLETED)  # a named run that has ended counts as asked
             lifecycle.request_cancel(
                 t,
                 cause=wish.reason,
@@ -211,7 +211,7 @@ class Deliveries:
             return
         policy = one.parent_close_policy
         if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON:
-            if not one.is_started:
+            if not one.is_started and child.is_wanted_after_close(run.state, one):
                 await self._start(run, await self._event(shard, run, effect.initiated_event_id), one)
         else:
             await self._end_child(run, one, policy)

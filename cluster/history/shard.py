@@ -250,7 +250,8 @@ class Shard:
     # --- writing --------------------------------------------------------------------------------------------------------
 
     def context(self, namespace_id: str) -> Context:
-        return Context(self._namespace_name(namespace_id), self.clock.now_ns(), self.ids, self.limits)
+        name, retention_ns = self._namespace_name(namespace_id), self._retention_ns(namespace_id)
+        return Context(name, self.clock.now_ns(), self.ids, self.limits, retention_ns=retention_ns)
 
     def knows_namespace(self, namespace_id: str) -> bool:
         try:

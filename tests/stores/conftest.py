@@ -19,10 +19,14 @@ import pytest_asyncio
 from cluster.stores.base import Store
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
+from cluster.stores.mysql import MysqlStore
+from cluster.stores.mysql_connection import MysqlTarget
+from cluster.stores.mysql_schema import upgrade as upgrade_mysql
 from cluster.stores.postgres import PostgresStore
 from cluster.stores.postgres_connection import PostgresTarget
 from cluster.stores.postgres_schema import upgrade as upgrade_postgres
 from cluster.stores.sqlite import SqliteStore
+from tests.services.mariadb import MariadbServer, mariadb_server
 from tests.services.postgres import PostgresServer, postgres_server
 
 
@@ -112,8 +116,27 @@ async def _postgres(server: PostgresServer) -> AsyncIterator[Engine]:
         yield engine
 
 
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariadbServer]:
+    with mariadb_server() as server:
+        yield server
+
+
+@asynccontextmanager
+async def _mariadb(server: MariadbServer) -> AsyncIterator[Engine]:
+    target = MysqlTarget(server.url())
+    await upgrade_mysql(target)
+    connection = await target.connect()
+    for table in TABLES:
+        await connection.query(f"DELETE FROM {table}")
+    connection.terminate()
+    async with _opened(lambda: MysqlStore(server.url()), survives=True) as engine:
+        yield engine
+
+
 SERVER_ENGINES: dict[str, Callable[[Any], AbstractAsyncContextManager[Engine]]] = {
     "postgres": _postgres,
+    "mariadb": _mariadb,
 }
 _PARAMS = [*ENGINES, *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in SERVER_ENGINES)]
 

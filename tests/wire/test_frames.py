@@ -41,7 +41,22 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
     st.builds(Goodbye, TEXT),
 )
 MAX = 4096
-KINDS = (Hello, Welcome, Refused, Request, Response, Failure, Cancel, Ping, Pong, Goodbye)
+EXAMPLES: dict[type[Frame], Frame] = {
+    type(frame): frame
+    for frame in (
+        Hello("", 1, 1, "", "", 1),
+        Welcome(1, "", "", 1, 1, 1, 1),
+        Refused(9, "no"),
+        Request(1, "m", 1, b""),
+        Response(1, b""),
+        Failure(1, 5, "", ()),
+        Cancel(1),
+        Ping(1),
+        Pong(1),
+        Goodbye(""),
+    )
+}
+KINDS = tuple(EXAMPLES)
 
 
 def taken(reader: FrameReader) -> list[Frame]:
@@ -146,7 +161,7 @@ def test_every_frame_that_is_not_in_the_table_is_refused() -> None:
     for rules in (CLIENT, SERVER):
         for state in State:
             for kind in KINDS:
-                frame = kind.__new__(kind)
+                frame = EXAMPLES[kind]
                 if (state, kind) in rules:
                     assert next_state(rules, state, frame) is rules[state, kind]
                 else:

@@ -24,7 +24,7 @@ from cluster.core.entry import ActivityNote, RequestIdNote, TaskNote
 from cluster.core.errors import invalid_argument
 from cluster.core.events import attributes_of
 from cluster.core.machines import lifecycle, workflow_task
-from cluster.core.state import RunState, encode_state
+from cluster.core.state import RunState, Status, encode_state
 from cluster.core.transition import Transition
 
 EXCLUDE = ResetReapplyExcludeType
@@ -49,6 +49,8 @@ def base_state(prefix: RunState) -> RunState:
         )
     if not prefix.is_open:
         raise invalid_argument("Unable to reset workflow: the reset point lies behind the close of the run.")
+    if prefix.status == Status.PAUSED and not prefix.task.is_started:  # its task may not start, so it cannot fail either
+        raise invalid_argument("Unable to reset workflow: the run was paused at the reset point. Choose a point before the pause.")
     return prefix
 
 

@@ -121,11 +121,13 @@ def _info(state: RunState) -> WorkflowExecutionInfo:
         found = info.auto_reset_points.points.add(
             build_id=point.build_id,
             binary_checksum=point.binary_checksum,
-            run_id=state.run_id,
+            run_id=point.run_id or state.run_id,
             first_workflow_task_completed_id=point.first_workflow_task_completed_id,
             resettable=point.resettable,
         )
         found.create_time.CopyFrom(timestamp(point.created_at))
+        if point.expires_at:
+            found.expire_time.CopyFrom(timestamp(point.expires_at))
     return info
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from temporalio.api.common.v1 import Priority
-from temporalio.api.enums.v1 import EventType
-from temporalio.api.history.v1 import WorkflowExecutionOptionsUpdatedEventAttributes
-from temporalio.api.workflow.v1 import VersioningOverride, WorkflowExecutionOptions
+from temporalio.api.workflow.v1 import WorkflowExecutionOptions
 from temporalio.api.workflowservice.v1 import (
     PauseWorkflowExecutionResponse,
     ResetStickyTaskQueueResponse,
@@ -50,7 +48,6 @@ async def update_options(service: Any, shard: Shard, namespace: Any, request: An
     run = await shard.find(namespace.id, execution.workflow_id, execution.run_id)
     lifecycle.require_open(run.state)
     wanted = request.workflow_execution_options
-    attributes = WorkflowExecutionOptionsUpdatedEventAttributes(identity=request.identity)
     merged = options_of(run.state)
     for path in request.update_mask.paths:
         head = path.split(".")[0].replace("versioningOverride", "versioning_override")
@@ -62,20 +59,14 @@ async def update_options(service: Any, shard: Shard, namespace: Any, request: An
             _merge_priority(merged.priority, wanted.priority, path)
         else:
             raise invalid_argument(f"error parsing UpdateMask: {path} is not an option of a workflow execution")
-    if merged != options_of(run.state):
-        before = options_of(run.state)
-        if merged.versioning_override != before.versioning_override:
-            if merged.HasField("versioning_override") and merged.versioning_override != VersioningOverride():
-                attributes.versioning_override.CopyFrom(merged.versioning_override)
-            else:
-                attributes.unset_versioning_override = True
-        if merged.priority != before.priority:
-            attributes.priority.CopyFrom(merged.priority)
-        t = shard.begin(run)
-        t.add(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED, attributes)
-        await shard.commit((run, t))
-    else:
-        await shard.durable(run)
+    t = shard.begin(run)
+    lifecycle.update_options(
+        t,
+        versioning_override=merged.versioning_override if merged.HasField("versioning_override") else None,
+        priority=merged.priority if merged.HasField("priority") else None,
+        identity=request.identity,
+    )
+    await shard.commit((run, t))
     return UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=merged)
 
 
