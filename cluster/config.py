@@ -59,3 +59,4 @@ class ShardConfig(msgspec.Struct, frozen=True):
     checkpoint_journal_bytes_max: int = 64 * MIB
     idle_runs_in_memory_max: int = 2_000  # clean and idle runs above this leave memory
     timer_horizon_ns: int = 60 * SECOND_NS  # nearer wake-ups sit in the heap, farther ones only in the store's index
+    verified_loads_share: float = 0.001  # of the runs read from the store, how many are compared with the fold of their history

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from chaos.sim.store_faults import STORIES, run_all
 from chaos.sim.story import run_seed
 from cluster.core.errors import not_found
-from cluster.core.machines import activity_calls, lifecycle, start, update
+from cluster.core.machines import activity, activity_calls, lifecycle, start, update
 from cluster.core.transition import Transition
 from cluster.history import checkpoint, deliveries, polls, visibility_feed
 from cluster.history.api import respond_workflow_task
@@ -139,7 +139,7 @@ def workflow_task_token_names_one_attempt(put: Put) -> None:
 @safeguard
 def activity_token_names_one_attempt(put: Put) -> None:
     """A worker whose attempt timed out may not complete the next one."""
-    real = activity_calls.find
+    real = activity.find  # `activity_calls` has its own name for it, and that is the one replaced
 
     def find(state: Any, scheduled_event_id: int, activity_id: str, attempt: int, **kwargs: Any) -> Any:
         held = state.activities.get(scheduled_event_id)

@@ -13,7 +13,7 @@ from temporalio.api.workflowservice import v1 as api
 from chaos.checkers.histories import RunHistory
 from chaos.checkers.ledger import Ledger
 from chaos.checkers.moves import every_run_ended, everything_outstanding_moves
-from chaos.sim.clients import Requests
+from chaos.sim.clients import LOST, Requests
 from chaos.sim.disk import VISIBILITY_DOWN, Chronicle
 from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw_rates
 from chaos.sim.logs import errors_collected
@@ -175,8 +175,7 @@ class Story:
         released: set[RunKey] = set()
         while (waiting := self.chronicle.unfinished()) and running_loop().time() < until:
             for key in waiting:
-                if self.chronicle.states[key].is_open and key not in released:
-                    await self._release(key)
+                if self.chronicle.states[key].is_open and key not in released and await self._release(key):
                     released.add(key)
             await asyncio.sleep(RELEASE_EVERY_S)
         node = self.world.node
@@ -195,7 +194,8 @@ class Story:
         assert node is not None
         return node.clock.now_ns() - running_loop().now_ns() + virtual_ns
 
-    async def _release(self, key: RunKey) -> None:
+    async def _release(self, key: RunKey) -> bool:
+        """False = the run cannot be told now: it is about to close, or its shard moves."""
         request = api.SignalWorkflowExecutionRequest(
             namespace=NAMESPACE,
             workflow_execution=WorkflowExecution(workflow_id=key.workflow_id, run_id=key.run_id),
@@ -205,8 +205,10 @@ class Story:
         try:
             await self.world.call("SignalWorkflowExecution", request)
         except CallerError as error:
-            if error.code != Code.NOT_FOUND:  # it came to an end by itself
+            if error.code not in LOST | {Code.NOT_FOUND}:
                 raise
+            return error.code == Code.NOT_FOUND  # it came to an end by itself
+        return True
 
     # --- verdict ----------------------------------------------------------------------------------------------------------
     async def _judge(self, histories: list[RunHistory]) -> None:

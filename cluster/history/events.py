@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import structlog
+
+from cluster.core.apply import fold_events
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import split_framed
+from cluster.core.state import checksum
+from cluster.core.without_notes import without_notes
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
 from cluster.stores.base import CorruptRecord, ShardId, Store, StoreError
 
 BLOB_BRANCH = 0
+
+log = structlog.get_logger("history")
 
 
 async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: int) -> list[bytes]:
@@ -34,6 +41,30 @@ async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: 
     if len(found) != min(last, tail_first - 1) - first + 1:
         raise CallerError(Code.DATA_LOSS, f"History events {first} to {last} of run {run.key.run_id} are not all there.")
     return found + state_tail[: last - tail_first + 1]
+
+
+async def disagreement(store: Store, shard: ShardId, run: Run) -> str:
+    """Why the run's state is not the fold of its history, "" if it is: the check behind a sample of all loads."""
+    state = run.state
+    if state.buffered:
+        return ""  # its state is ahead of its history until the next flush
+    events = await read_events(store, shard, run, 1, state.next_event_id - 1)
+    folded = without_notes(fold_events(state.namespace_id, state.workflow_id, state.run_id, events))
+    stored = without_notes(state)
+    if checksum(folded) == checksum(stored):
+        return ""
+    differ = [name for name in stored.__struct_fields__ if getattr(stored, name) != getattr(folded, name)]
+    return f"stored state and fold of {len(events)} events differ in {', '.join(differ)}"
+
+
+async def verify(store: Store, shard: ShardId, run: Run) -> None:
+    """Raises the alarm in the log; what is wrong is not written over."""
+    try:
+        reason = await disagreement(store, shard, run)
+    except CallerError as error:
+        reason = error.message if error.code == Code.DATA_LOSS else ""
+    if reason:
+        log.error("a run's stored state is not what its history says", run=run.key, shard=shard, reason=reason)
 
 
 def data_loss(what: str, reason: str) -> CallerError:

@@ -23,7 +23,7 @@ from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState, SnapshotFormatError, decode_state
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
-from cluster.history.events import data_loss, read_events
+from cluster.history.events import data_loss, read_events, verify
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
 from cluster.history.run import Run, feed_signature
@@ -213,6 +213,8 @@ class Shard:
             except CorruptRecord as error:
                 raise data_loss("state", str(error)) from error
             self.settle(run, run.state)
+            if self.ids.jitter() < self.config.verified_loads_share:
+                self.spawn(verify(self.store, self.id, run), f"verify-{self.id}")
             if len(self.runs) > 2 * self.config.idle_runs_in_memory_max + LOADED_RUNS_MAX:
                 self.evict_idle(run)
         elif row.is_current and _name(row.key) not in self._current:

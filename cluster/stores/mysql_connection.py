@@ -161,8 +161,8 @@ class MysqlTarget:
 class MysqlConnection:
     """asyncmy's connection with statements kept prepared, a limit on every wait, and an end that does not wait for the peer."""
 
-    def __init__(self, driver: asyncmy.Connection, timeout_s: float) -> None:
-        self._driver: Any = driver
+    def __init__(self, driver: Any, timeout_s: float) -> None:
+        self._driver = driver
         # The driver has no public way to drop a connection whose peer does not answer.
         self._transport: asyncio.WriteTransport = self._driver._transport
         self._timeout_s = timeout_s

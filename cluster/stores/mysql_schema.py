@@ -20,6 +20,8 @@ _INNODB: Final = "ENGINE = InnoDB ROW_FORMAT = DYNAMIC"
 _KEY: Final = f"""shard INT NOT NULL, namespace_id VARBINARY({NAMESPACE_BYTES_MAX}) NOT NULL,
     workflow_id VARBINARY({WORKFLOW_BYTES_MAX}) NOT NULL, run_id VARBINARY({RUN_BYTES_MAX}) NOT NULL"""
 
+_VERSIONS: Final = f"""CREATE TABLE IF NOT EXISTS outlast_schema (
+    component VARCHAR(64) PRIMARY KEY, version INT NOT NULL) {_INNODB}"""
 STEPS: Final[Steps] = {
     1: (
         f"""CREATE TABLE IF NOT EXISTS outlast_shards (shard INT NOT NULL PRIMARY KEY, range_id BIGINT NOT NULL,
@@ -67,12 +69,9 @@ async def upgrade(target: MysqlTarget) -> SchemaStatus:
     try:
         if (await connection.query(lock))[0][0] != 1:
             raise StoreUnavailable(f"{target.name}: another upgrade is under way")
-        await connection.query(
-            f"CREATE TABLE IF NOT EXISTS outlast_schema (component VARCHAR(64) PRIMARY KEY, version INT NOT NULL) {_INNODB}"
-        )
         before = SchemaStatus(await found_version(connection), SCHEMA_VERSION)
         for version, statements in missing_steps(STEPS, before, target.name):
-            for statement in statements:
+            for statement in (_VERSIONS, *statements):
                 await connection.query(statement)
             await connection.query(
                 f"INSERT INTO outlast_schema VALUES ('{COMPONENT}', {version}) ON DUPLICATE KEY UPDATE version = {version}"

@@ -78,7 +78,8 @@ def checkpoint_slice(lease: Lease, part: Slice, truncate_to: int, is_last: bool)
     if part.rows:
         statements.append(
             f"INSERT INTO outlast_runs VALUES {_tuples(lease.shard, part.rows)} ON DUPLICATE KEY UPDATE"
-            " is_open = VALUES(is_open), wake_at = VALUES(wake_at), changed_position = VALUES(changed_position), data = VALUES(data)"
+            " is_open = VALUES(is_open), wake_at = VALUES(wake_at), changed_position = VALUES(changed_position),"
+            " data = VALUES(data)"
         )
     if part.current:
         statements.append(

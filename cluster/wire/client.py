@@ -35,6 +35,10 @@ class _Link:
         self.retry_at = 0.0
         self.waiting_count = 0
 
+    def connected(self) -> ClientConnection | None:
+        """Its connection now; a method, because it changes while a caller waits."""
+        return self.connection
+
 
 class WireClient:
     """See the module's text. One per node; all of it in one event loop."""
@@ -101,24 +105,26 @@ class WireClient:
         loop = asyncio.get_running_loop()
         now = loop.time()
         link = self._link(address, now)
-        if link.attempt is None:
+        attempt = link.attempt
+        if attempt is None:
             self._retire(link)
             if now < link.retry_at:
                 raise Unreachable(f"{address} is not reachable, next attempt in {link.retry_at - now:.2f} s: {link.reason}")
-            link.attempt = loop.create_task(self._connect(link), name=f"connect {address}")
+            attempt = link.attempt = loop.create_task(self._connect(link), name=f"connect {address}")
         if link.waiting_count >= self.limits.connect_waiters_max:
             raise resource_exhausted(f"too many calls wait for a connection to {address}, please retry")
         left_s = self.limits.call_timeout_s if deadline is None else deadline - now
         link.waiting_count += 1
         try:
-            await asyncio.wait([link.attempt], timeout=max(0.0, left_s))
+            await asyncio.wait([attempt], timeout=max(0.0, left_s))
         finally:
             link.waiting_count -= 1
-        if link.connection is not None and link.connection.is_usable:
-            return link.connection
-        if link.attempt is not None:
+        if not attempt.done():
             raise deadline_exceeded(f"{method} (connecting to {address})")
-        raise Unreachable(f"{address} is not reachable: {link.reason or 'no longer a member'}")
+        if (connection := link.connected()) is not None and connection.is_usable:
+            return connection
+        reason = link.reason or (connection.end_reason if connection else "") or "disconnected meanwhile"
+        raise Unreachable(f"{address} is not reachable: {reason}")
 
     async def _connect(self, link: _Link) -> None:
         """One attempt. Its outcome is in the link: a connection, or the reason."""

@@ -38,6 +38,7 @@ class Connection(asyncio.Protocol):
     # A timer later than this was held up with the whole loop (a stopped process, a long collection): what the peer sent
     # meanwhile has not been read yet, and silence means nothing.
     LATE_S = 0.5
+    SOON_S = 0.01  # nearer than this is now: a timer armed for what rounding left over would fire again and again
 
     def __init__(self, limits: WireLimits) -> None:
         self.limits = limits
@@ -172,7 +173,7 @@ class Connection(asyncio.Protocol):
         silent_s = now - self._heard_at
         if self._asked_at is not None and self._heard_at < self._asked_at and not was_late:
             self.abort(f"the peer gave no sign of life for {silent_s:.1f} s")
-        elif silent_s >= self.limits.keepalive_s:
+        elif silent_s > self.limits.keepalive_s - self.SOON_S:
             self._pings += 1
             self._asked_at = now
             self.send(Ping(self._pings))

@@ -143,6 +143,7 @@ class ServerConnection(Connection):
     """One peer that calls us."""
 
     rules = SERVER
+    HELD_PER_STEP, HELD_STEP_S = 4, 0.001
 
     def __init__(self, server: WireServer) -> None:
         super().__init__(server.limits)
@@ -153,8 +154,7 @@ class ServerConnection(Connection):
         self._last_id = 0
         # Requests that came while the peer does not take its answers; bounded by the credit. Request, deadline.
         self._held: deque[tuple[Request, float]] = deque()
-        self._is_holding = False
-        server.connections.add(self)
+        self._is_holding = self._is_beginning = False
 
     def take(self, frame: Frame) -> None:
         if type(frame) is Request:
@@ -165,6 +165,11 @@ class ServerConnection(Connection):
             self._greet(frame)
         elif type(frame) is Goodbye:
             self._close_if_drained()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not earlier: of a failed TLS handshake nobody tells this protocol.
+        self.server.connections.add(self)
+        super().connection_made(transport)
 
     # --- the handshake ------------------------------------------------------------------------------------------------
     def _greet(self, hello: Hello) -> None:
@@ -224,7 +229,7 @@ class ServerConnection(Connection):
             self._refuse(request, resource_exhausted("too many bytes of requests are in flight on this node, please retry"))
         else:
             deadline = self.loop.time() + min(request.timeout_ms / 1000, self.limits.call_timeout_max_s)
-            if self._is_holding:
+            if self._is_holding or self._held:
                 self._held.append((request, deadline))
             else:
                 self._begin(request, deadline)
@@ -288,8 +293,21 @@ class ServerConnection(Connection):
 
     def resume_writing(self) -> None:
         self._is_holding = False
-        while self._held and not self._is_holding and self.state is not State.CLOSED:
+        self._begin_held()
+
+    def _begin_held(self) -> None:
+        """A few at a time, so that their answers can stop the next ones; new requests meanwhile queue behind them."""
+        if self._is_holding or self._is_beginning or self.state is State.CLOSED:
+            return
+        for _ in range(min(self.HELD_PER_STEP, len(self._held))):
             self._begin(*self._held.popleft())
+        if self._held:
+            self._is_beginning = True
+            self.loop.call_later(self.HELD_STEP_S, self._begin_more)
+
+    def _begin_more(self) -> None:
+        self._is_beginning = False
+        self._begin_held()
 
     def ended(self) -> None:
         self.server.connections.discard(self)

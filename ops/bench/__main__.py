@@ -7,6 +7,8 @@ the screen, build/bench.json and build/bench.md. Exit code 1 if a scenario faile
 from __future__ import annotations
 
 import importlib.metadata
+import signal
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
@@ -51,6 +53,7 @@ def main(
     check: Annotated[bool, typer.Option("--check", help="exit code 1 if a target of the project is missed")] = False,
 ) -> None:
     """Measures throughput, CPU, latency, writes, memory, and what idle workflows cost."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # as Ctrl-C does: the servers are stopped on the way out
     console = Console()
     console = console if console.is_terminal else Console(width=150)
     duration_s = duration or (QUICK_DURATION_S if quick else DURATION_S)

@@ -31,7 +31,11 @@ def run_job(job: Job, timeout_s: float) -> Sample:
         raise JobFailed(f"no result within {timeout_s:.0f} s: {said[-2000:]}") from late
     if done.returncode != 0:
         raise JobFailed(f"exit code {done.returncode}: {done.stderr[-2000:]}")
-    return msgspec.json.decode(done.stdout.encode(), type=Sample)
+    result = done.stdout.strip().rpartition("\n")[2]  # what stands before it are warnings of the SDK, which writes them to stdout
+    try:
+        return msgspec.json.decode(result.encode(), type=Sample)
+    except msgspec.DecodeError as malformed:
+        raise JobFailed(f"no sample ({malformed}): {done.stdout[-2000:]}") from malformed
 
 
 def run_scenario(server: Server, scenario: Scenario, mode: str, duration_s: float) -> Sample:

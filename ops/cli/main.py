@@ -71,7 +71,14 @@ def dev(
     )
 
 
+def _add_schema() -> None:
+    from ops.cli.schema import app as schema
+
+    app.add_typer(schema, name="schema")
+
+
 def main() -> None:
+    _add_schema()
     app()
 
 

@@ -29,9 +29,9 @@ CHECK_EVERY_S = 4.0
 CORPUS_MAX = 40
 WAIT_S = (0.05, 0.3, 1.2, 3.0, 3.0)
 WEIGHTS = {
-    "RespondWorkflowTaskCompleted": 8, "StartWorkflowExecution": 4, "SignalWithStartWorkflowExecution": 3, "ExecuteMultiOperation": 3,
-    "UpdateWorkflowExecution": 2, "ListWorkflowExecutions": 2, "ResetWorkflowExecution": 2, "PollWorkflowTaskQueue": 2,
-    "DeleteWorkflowExecution": 0.3, "TerminateWorkflowExecution": 0.5,
+    "RespondWorkflowTaskCompleted": 8, "StartWorkflowExecution": 4, "SignalWithStartWorkflowExecution": 3,
+    "ExecuteMultiOperation": 3, "UpdateWorkflowExecution": 2, "ListWorkflowExecutions": 2, "ResetWorkflowExecution": 2,
+    "PollWorkflowTaskQueue": 2, "DeleteWorkflowExecution": 0.3, "TerminateWorkflowExecution": 0.5,
 }  # fmt: skip
 NOT_BUILT_WEIGHT = 0.1
 One = Callable[[random.Random], Awaitable[None]]

@@ -22,20 +22,20 @@ DEPTH_MAX = 6
 TEMPERS = (("plausible", 0.35), ("spoiled", 0.4), ("careless", 0.15), ("hostile", 0.1))
 BADNESS = {"plausible": 0.0, "spoiled": 0.0, "careless": 0.1, "hostile": 0.6}
 # Without these most requests mean nothing, so they are nearly always there.
-KEY_FIELDS = frozenset(
-    (
-        "namespace workflow_execution execution workflow_id task_queue workflow_type name request_id signal_name query query_type request "
-        "update_ref update_id meta input wait_policy activity_id activity_type timer_id task_token operations start_workflow command_type "
-        "update_workflow identity reason update_mask scheduled_event_id workflow_task_finish_event_id start_to_fire_timeout message_id "
-        "start_to_close_timeout id protocol_instance_id type_url value config activity activity_options workflow_execution_options "
-        "workflow_run_timeout workflow_execution_retention_period search_attributes indexed_fields "
-        "payloads data metadata body commands marker_name upserted_memo fields "
-    ).split()
-)
+_KEY_FIELDS = """
+    activity activity_id activity_options activity_type body command_type commands config data execution fields id identity
+    indexed_fields input marker_name message_id meta metadata name namespace operations payloads protocol_instance_id query
+    query_type reason request request_id scheduled_event_id search_attributes signal_name start_to_close_timeout
+    start_to_fire_timeout start_workflow task_queue task_token timer_id type_url update_id update_mask update_ref
+    update_workflow upserted_memo value wait_policy workflow_execution workflow_execution_options
+    workflow_execution_retention_period workflow_id workflow_run_timeout workflow_task_finish_event_id workflow_type
+"""
+KEY_FIELDS = frozenset(_KEY_FIELDS.split())
 NAMESPACE_CALLS = frozenset({"UpdateNamespace", "DeprecateNamespace", "DeleteNamespace", "RegisterNamespace"})
 # What opens something is wanted often, what ends the run seldom: else a sequence is over before it has begun.
 COMMAND_WEIGHTS = {
-    "SCHEDULE_ACTIVITY_TASK": 5, "START_TIMER": 3, "PROTOCOL_MESSAGE": 0.3, "CANCEL_TIMER": 0.5, "REQUEST_CANCEL_ACTIVITY_TASK": 0.5, "START_CHILD_WORKFLOW_EXECUTION": 2,
+    "SCHEDULE_ACTIVITY_TASK": 5, "START_TIMER": 3, "START_CHILD_WORKFLOW_EXECUTION": 2,
+    "PROTOCOL_MESSAGE": 0.3, "CANCEL_TIMER": 0.5, "REQUEST_CANCEL_ACTIVITY_TASK": 0.5,
     "COMPLETE_WORKFLOW_EXECUTION": 0.3, "FAIL_WORKFLOW_EXECUTION": 0.3, "CANCEL_WORKFLOW_EXECUTION": 0.3,
     "CONTINUE_AS_NEW_WORKFLOW_EXECUTION": 0.3, "SCHEDULE_NEXUS_OPERATION": 0.3, "REQUEST_CANCEL_NEXUS_OPERATION": 0.3,
 }  # fmt: skip
@@ -84,9 +84,7 @@ class MessageMaker:
         if special is not None:
             special(self, message, self.is_bad())
             return
-        chosen = {
-            group.name: self.rng.choice(group.fields).name for group in descriptor.oneofs if len(group.fields) > 1
-        }
+        chosen = {group.name: self.rng.choice(group.fields).name for group in descriptor.oneofs if len(group.fields) > 1}
         for field in descriptor.fields:
             group = field.containing_oneof
             if group is not None and len(group.fields) > 1:
@@ -200,7 +198,9 @@ class MessageMaker:
             if not bad:
                 return b"" if field.name == "next_page_token" and rng.random() < 0.7 else self.pools.token(rng, purpose)
             others = self.pools.any_tokens() or [b"x"]
-            return rng.choice((b"", rng.randbytes(40), values.mutated_bytes(rng, self.pools.token(rng, purpose)), rng.choice(others)))
+            return rng.choice(
+                (b"", rng.randbytes(40), values.mutated_bytes(rng, self.pools.token(rng, purpose)), rng.choice(others))
+            )
         if bad:
             return rng.choice(values.BAD_ENCODED)
         return rng.choice(values.ENCODED)
@@ -269,7 +269,9 @@ def _any(maker: MessageMaker, message: Any, bad: bool) -> None:
     if bad and maker.rng.random() < 0.5:
         message.value = values.mutated_bytes(maker.rng, message.value)
     elif bad:
-        message.type_url = maker.rng.choice(("", "/", "nobody", "type.googleapis.com/", "type.googleapis.com/temporal.api.nobody.v1.No"))
+        message.type_url = maker.rng.choice(
+            ("", "/", "nobody", "type.googleapis.com/", "type.googleapis.com/temporal.api.nobody.v1.No")
+        )
 
 
 def _field_mask(maker: MessageMaker, message: Any, bad: bool) -> None:
@@ -289,7 +291,9 @@ def _command(maker: MessageMaker, message: Any, bad: bool) -> None:
     """Type and attributes that belong together, unless it is bad."""
     attributes = [field for field in message.DESCRIPTOR.fields if field.name.endswith("_command_attributes")]
     names = [field.name.removesuffix("_command_attributes").upper() for field in attributes]
-    field, name = maker.rng.choices(list(zip(attributes, names, strict=True)), [COMMAND_WEIGHTS.get(name, 1) for name in names])[0]
+    field, name = maker.rng.choices(list(zip(attributes, names, strict=True)), [COMMAND_WEIGHTS.get(name, 1) for name in names])[
+        0
+    ]
     message.command_type = CommandType.Value(f"COMMAND_TYPE_{name}")
     if bad and maker.rng.random() < 0.5:
         message.command_type = maker.rng.choice((*values.ENUMS, *CommandType.values()))
@@ -300,7 +304,9 @@ def _command(maker: MessageMaker, message: Any, bad: bool) -> None:
 
 
 def _payload(maker: MessageMaker, message: Any, bad: bool) -> None:
-    message.metadata["encoding"] = maker.rng.choice(values.BAD_ENCODINGS if bad and maker.rng.random() < 0.5 else values.ENCODINGS)
+    message.metadata["encoding"] = maker.rng.choice(
+        values.BAD_ENCODINGS if bad and maker.rng.random() < 0.5 else values.ENCODINGS
+    )
     message.data = maker.rng.choice(values.BAD_ENCODED if bad else values.ENCODED)
     if maker.rng.random() < 0.1:
         message.metadata["type"] = maker.rng.choice((b"Keyword", b"Int", b"Nothing", b"\xff"))
@@ -337,7 +343,9 @@ def _by_name() -> dict[str, Callable[[MessageMaker], str]]:
         "namespace": _namespace,
         "namespace_id": _namespace_id,
         "id": lambda maker: _namespace_id(maker) if maker.call == "DescribeNamespace" else maker.rng.choice(("m1", "m2", "m3")),
-        "workflow_id": lambda maker: maker.pools.run(maker.rng)[0] if maker.pools.is_single or maker.rng.random() < 0.7 else f"w{maker.rng.randrange(30)}",
+        "workflow_id": lambda maker: (
+            maker.pools.run(maker.rng)[0] if maker.pools.is_single or maker.rng.random() < 0.7 else f"w{maker.rng.randrange(30)}"
+        ),
         "run_id": lambda maker: maker.rng.choice(("", "", maker.pools.run(maker.rng)[1])),
         "first_execution_run_id": lambda maker: maker.rng.choice(("", "", "", maker.pools.run(maker.rng)[1])),
         "request_id": lambda maker: maker.rng.choice((*maker.pools.request_ids, f"r{maker.rng.randrange(1 << 30)}")),

@@ -78,7 +78,12 @@ def truncated(rng: random.Random, data: bytes) -> bytes:
 
 def with_unknown_fields(rng: random.Random, data: bytes) -> bytes:
     """A newer client's fields: correct servers skip them."""
-    extra = (delimited(99_999, b"new"), varint(88_888 << 3) + varint(7), varint((7_777 << 3) | 5) + b"abcd", delimited(536_870_911, b""))
+    extra = (
+        delimited(99_999, b"new"),
+        varint(88_888 << 3) + varint(7),
+        varint((7_777 << 3) | 5) + b"abcd",
+        delimited(536_870_911, b""),
+    )
     return data + rng.choice(extra) if rng.random() < 0.5 else rng.choice(extra) + data
 
 
@@ -108,5 +113,6 @@ def noise(rng: random.Random, data: bytes) -> bytes:
 
 
 MUTATIONS: tuple[Callable[[random.Random, bytes], bytes], ...] = (
-    mutated_bytes, mutated_bytes, invalid_utf8, invalid_utf8, truncated, with_unknown_fields, doubled, nested_too_deep, impossible_tags, noise,
+    mutated_bytes, mutated_bytes, invalid_utf8, invalid_utf8, truncated, with_unknown_fields, doubled, nested_too_deep,
+    impossible_tags, noise,
 )  # fmt: skip

@@ -29,12 +29,13 @@ STEPS_MAX = 14
 POLL_S = 3.0  # a shorter one is refused, or answered with nothing at once
 TASK_COMES_S = 0.06
 CLIENT_CALLS = (
-    "SignalWorkflowExecution", "UpdateWorkflowExecution", "QueryWorkflow", "RequestCancelWorkflowExecution", "ResetWorkflowExecution",
-    "SignalWithStartWorkflowExecution", "PauseActivity", "UnpauseActivity", "ResetActivity", "UpdateActivityOptions",
-    "RecordActivityTaskHeartbeatById", "RespondActivityTaskCompletedById", "RespondActivityTaskFailedById",
-    "RespondActivityTaskCanceledById", "ResetStickyTaskQueue", "ExecuteMultiOperation", "PollWorkflowExecutionUpdate",
-    "PauseWorkflowExecution", "UnpauseWorkflowExecution", "UpdateWorkflowExecutionOptions", "GetWorkflowExecutionHistory",
-    "StartWorkflowExecution", "DescribeWorkflowExecution", "GetWorkflowExecutionHistoryReverse",
+    "SignalWorkflowExecution", "UpdateWorkflowExecution", "QueryWorkflow", "RequestCancelWorkflowExecution",
+    "ResetWorkflowExecution", "SignalWithStartWorkflowExecution", "PauseActivity", "UnpauseActivity", "ResetActivity",
+    "UpdateActivityOptions", "RecordActivityTaskHeartbeatById", "RespondActivityTaskCompletedById",
+    "RespondActivityTaskFailedById", "RespondActivityTaskCanceledById", "ResetStickyTaskQueue", "ExecuteMultiOperation",
+    "PollWorkflowExecutionUpdate", "PauseWorkflowExecution", "UnpauseWorkflowExecution", "UpdateWorkflowExecutionOptions",
+    "GetWorkflowExecutionHistory", "StartWorkflowExecution", "DescribeWorkflowExecution",
+    "GetWorkflowExecutionHistoryReverse",
 )  # fmt: skip
 ACTIVITY_ANSWERS = (
     "RespondActivityTaskCompleted", "RespondActivityTaskFailed", "RespondActivityTaskCanceled", "RecordActivityTaskHeartbeat",
@@ -57,7 +58,10 @@ class Sequence:
 
     async def play(self) -> None:
         start = api.StartWorkflowExecutionRequest(
-            namespace=FUZZ, workflow_id=self.workflow_id, workflow_type=WorkflowType(name="Raw"), task_queue=TaskQueue(name=self.queue)
+            namespace=FUZZ,
+            workflow_id=self.workflow_id,
+            workflow_type=WorkflowType(name="Raw"),
+            task_queue=TaskQueue(name=self.queue),
         )
         answer = await self._send("StartWorkflowExecution", start, "plausible")
         self.run_id = answer.parsed("StartWorkflowExecution").run_id
@@ -137,24 +141,35 @@ class Sequence:
         """The whole call was refused and the task is still open, or the task has failed and says why."""
         self.refused += 1
         described = await self._describe(task.workflow_execution.run_id)
-        if described is None or described.workflow_execution_info.status != WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING:
+        if (
+            described is None
+            or described.workflow_execution_info.status != WorkflowExecutionStatus.WORKFLOW_EXECUTION_STATUS_RUNNING
+        ):
             return
         pending = described.pending_workflow_task
         if pending.state == PendingWorkflowTaskState.PENDING_WORKFLOW_TASK_STATE_STARTED and pending.attempt == task.attempt:
             return
         run_id = task.workflow_execution.run_id
         events = await self.stage.history(FUZZ, self.workflow_id, run_id)
-        failures = [event.workflow_task_failed_event_attributes for event in events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED]
+        failures = [
+            event.workflow_task_failed_event_attributes
+            for event in events
+            if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED
+        ]
         unspecified = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_UNSPECIFIED
         if task.attempt == 1 and (not failures or failures[-1].cause == unspecified):
-            raise Broken(f"a workflow task was refused with {answer.message!r}, but the history does not tell a cause: {failures[-1:]}")
+            raise Broken(
+                f"a workflow task was refused with {answer.message!r}, but the history does not tell a cause: {failures[-1:]}"
+            )
 
     async def _activity_task(self) -> None:
         task = await self._poll("PollActivityTaskQueue")
         if task is not None:
             self.pools.remember_token("activity", task.task_token)
             self.activities += 1
-        await self._generated(self.rng.choice(ACTIVITY_ANSWERS), "plausible" if task is not None and self.rng.random() < 0.4 else "")
+        await self._generated(
+            self.rng.choice(ACTIVITY_ANSWERS), "plausible" if task is not None and self.rng.random() < 0.4 else ""
+        )
 
     async def _client(self) -> None:
         await self._generated(self.rng.choice(CLIENT_CALLS))

@@ -59,8 +59,8 @@ class Stage:
                 self.pools.namespace_ids.append(described.namespace_info.id)
         added = {name: number for number, name in enumerate(values.ATTRIBUTES, 1)}
         for name in (FUZZ, OTHER):
-            request = operator_api.AddSearchAttributesRequest(namespace=name, search_attributes=added)  # type: ignore[arg-type]
-            answer = await self.target.send("AddSearchAttributes", request.SerializeToString())
+            adding = operator_api.AddSearchAttributesRequest(namespace=name, search_attributes=added)  # type: ignore[arg-type]
+            answer = await self.target.send("AddSearchAttributes", adding.SerializeToString())
             if answer.code not in ("OK", "ALREADY_EXISTS"):
                 raise Broken(f"AddSearchAttributes: {answer}")
         for name in (f"kept-open{self._tag}", f"kept-closed{self._tag}"):
@@ -148,7 +148,9 @@ class Stage:
         return task
 
     async def _complete(self, namespace: str, task: Any, wanted: list[Any], **fields: Any) -> Any:
-        request = api.RespondWorkflowTaskCompletedRequest(namespace=namespace, task_token=task.task_token, commands=wanted, **fields)
+        request = api.RespondWorkflowTaskCompletedRequest(
+            namespace=namespace, task_token=task.task_token, commands=wanted, **fields
+        )
         return await self.ask("RespondWorkflowTaskCompleted", request)
 
     async def history(self, namespace: str, workflow_id: str, run_id: str) -> list[Any]:
@@ -237,12 +239,11 @@ class Stage:
             raise Broken(f"the canonical workflow ended with {last}")
 
 
-
 # (call, words of its message): UNAVAILABLE is right here, another client changed the same thing at the same time.
 CONTENDED = (
     ("UpdateTaskQueueConfig", "changed by somebody else at the same time"),
     ("UpdateWorkflowExecution", "because workflow is closing"),  # the public server's words and status
-    ("ExecuteMultiOperation", "because workflow is closing"),
+    ("ExecuteMultiOperation", "Update-with-Start could not be executed"),  # its update met the same
     ("PollWorkflowExecutionUpdate", "because workflow is closing"),
 )
 BROKEN_CODES = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"})

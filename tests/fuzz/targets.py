@@ -26,7 +26,16 @@ from ops.servers import OutlastServer
 
 # Calls that may wait for something to happen: only these may end by the client's deadline.
 WAITING = frozenset(
-    ["PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue", "GetWorkflowExecutionHistory", "QueryWorkflow", "UpdateWorkflowExecution", "PollWorkflowExecutionUpdate", "ExecuteMultiOperation"]
+    [
+        "PollWorkflowTaskQueue",
+        "PollActivityTaskQueue",
+        "PollNexusTaskQueue",
+        "GetWorkflowExecutionHistory",
+        "QueryWorkflow",
+        "UpdateWorkflowExecution",
+        "PollWorkflowExecutionUpdate",
+        "ExecuteMultiOperation",
+    ]
 )
 PEER = "ipv4:127.0.0.1:1"
 ANSWERS_WITHIN_S = 20.0  # a call that has nothing to wait for; generous, since the machine is shared

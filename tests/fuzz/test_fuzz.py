@@ -7,6 +7,7 @@ time. A failure prints its file under /tmp (or OUTLAST_FUZZ_FOUND): shorten it, 
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import time
 from collections.abc import Iterator
@@ -44,6 +45,13 @@ def check_worked(campaign: Campaign, title: str, seconds: float) -> None:
     assert codes["OK"] > 0 and codes["INVALID_ARGUMENT"] > 0, "only one kind of answer: the generator aims badly"
 
 
+async def check_starts_again(stage: Stage, folder: Path) -> None:
+    """Whatever was stored, a node can start on it, and everything is still there."""
+    async with in_process(folder) as target:
+        stage.target = target
+        await stage.check_whole(random.Random(1))
+
+
 async def test_no_generated_request_breaks_the_handlers(tmp_path: Path) -> None:
     seconds = BUDGET_S * 0.3
     async with in_process(tmp_path) as target:
@@ -51,6 +59,7 @@ async def test_no_generated_request_breaks_the_handlers(tmp_path: Path) -> None:
         await stage.set_up()
         campaign = Campaign(stage, SEED, FOUND)
         await campaign.calls(seconds)
+    await check_starts_again(stage, tmp_path)
     check_worked(campaign, "calls in process", seconds)
     assert campaign.tally.by_method.keys() >= set(SERVED), "every served call is fuzzed"
 
@@ -62,6 +71,7 @@ async def test_no_sequence_of_calls_breaks_a_run_or_its_server(tmp_path: Path) -
         await stage.set_up()
         campaign = Campaign(stage, SEED, FOUND)
         await campaign.sequences(seconds)
+    await check_starts_again(stage, tmp_path)
     check_worked(campaign, "sequences in process", seconds)
     assert campaign.answered_tasks > campaign.refused_tasks > 0 and campaign.activities_taken > 0
 

@@ -27,6 +27,9 @@ async def test_what_once_broke_the_server_does_so_no_more(path: Path, tmp_path: 
             names |= findings.answer_names(number, name, answer.data)
             stage.check_troubles()
         await stage.check_whole(random.Random(1))
+    async with in_process(tmp_path) as target:  # and a node that starts on what was stored is whole, too
+        stage.target = target
+        await stage.check_whole(random.Random(2))
 
 
 async def test_a_finding_is_replayed_as_it_was_sent(tmp_path: Path) -> None:

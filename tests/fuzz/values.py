@@ -23,9 +23,9 @@ TIMESTAMPS = (
 )  # fmt: skip
 TEXTS = (
     "", " ", "\x00", "a\x00b", "\r\nX-Injected: 1", "x" * ID_BYTES_MAX, "x" * (ID_BYTES_MAX + 1), "x" * 70_000,
-    "é" * (ID_BYTES_MAX // 2), "é" * (ID_BYTES_MAX // 2 + 1), "\U0001f480", "\ufffe\uffff", "\u202egnirts", "/_sys/x", "../../etc",
-    "' OR 1=1 --", '"', "\\", "%s%n{0}", "null", "0", "-1", "@@@", "00000000-0000-0000-0000-000000000000", "temporal-system",
-    "__temporal_system", "TemporalChangeVersion", "\ud7ff\ue000",
+    "é" * (ID_BYTES_MAX // 2), "é" * (ID_BYTES_MAX // 2 + 1), "\U0001f480", "\ufffe\uffff", "\u202egnirts", "/_sys/x",
+    "../../etc", "' OR 1=1 --", '"', "\\", "%s%n{0}", "null", "0", "-1", "@@@", "00000000-0000-0000-0000-000000000000",
+    "temporal-system", "__temporal_system", "TemporalChangeVersion", "\ud7ff\ue000",
 )  # fmt: skip
 QUERIES = (
     "", "ExecutionStatus = 'Running'", "WorkflowType = 'Raw' ORDER BY StartTime DESC", "WorkflowId STARTS_WITH 'seq'",
@@ -34,28 +34,53 @@ QUERIES = (
     "FuzzDatetime < '2030-01-01T00:00:00Z'", "FuzzKeywordList = 'x'", "ExecutionDuration > '1m'", "HistoryLength > 3",
 )  # fmt: skip
 BAD_QUERIES = (
-    "((((", "WorkflowId =", "WorkflowId = 'x", "Nobody = 1", "GROUP BY WorkflowId, WorkflowType", "FuzzInt = 'x'", "'; DROP TABLE x",
-    "(" * 300 + "FuzzInt = 1" + ")" * 300, "NOT " * 500 + "FuzzInt = 1", " AND ".join(["FuzzInt = 1"] * 1_000),
-    "FuzzInt = 99999999999999999999999999", "FuzzInt = -9223372036854775808", "FuzzDouble = 1e999", "FuzzDatetime = 'yesterday'",
-    "StartTime > '99999-01-01T00:00:00Z'", "StartTime > 9223372036854775808", "ORDER BY", "FuzzInt BETWEEN 3 AND",
-    "ExecutionStatus = 'Nothing'", "ExecutionDuration > '-1x'", "WorkflowId = 'a\x00b'", "FuzzText LIKE '%'", "*", "WorkflowId",
+    "((((", "WorkflowId =", "WorkflowId = 'x", "Nobody = 1", "GROUP BY WorkflowId, WorkflowType", "FuzzInt = 'x'",
+    "'; DROP TABLE x", "(" * 300 + "FuzzInt = 1" + ")" * 300, "NOT " * 500 + "FuzzInt = 1",
+    " AND ".join(["FuzzInt = 1"] * 1_000), "FuzzInt = 99999999999999999999999999", "FuzzInt = -9223372036854775808",
+    "FuzzDouble = 1e999", "FuzzDatetime = 'yesterday'", "StartTime > '99999-01-01T00:00:00Z'",
+    "StartTime > 9223372036854775808", "ORDER BY", "FuzzInt BETWEEN 3 AND", "ExecutionStatus = 'Nothing'",
+    "ExecutionDuration > '-1x'", "WorkflowId = 'a\x00b'", "FuzzText LIKE '%'", "*", "WorkflowId",
     "ExecutionTime = '0000-00-00T00:00:00Z'", "StartTime = '0001-01-01T00:00:00Z'",
 )  # fmt: skip
 CRONS = (*[""] * 12, "@every 1h", "0 12 * * *", "CRON_TZ=Europe/Berlin 15 3 * * 1-5")
 BAD_CRONS = (
-    "every now and then", "* * * *", "99 * * * *", "@every -1s", "@every 0s", "@every 99999999999h", "0 0 31 2 *", "CRON_TZ=Nowhere * * * * *",
-    "*/0 * * * *", "1-0 * * * *", "@every", "@every 1e99s", "CRON_TZ=../../etc/passwd * * * * *", "* " * 500, "CRON_TZ= * * * * *",
-    "@every 1ns", "60-5/7 * * * *", "*/99999999999999999999 * * * *", "TZ=\x00 * * * * *",
+    "every now and then", "* * * *", "99 * * * *", "@every -1s", "@every 0s", "@every 99999999999h", "0 0 31 2 *",
+    "CRON_TZ=Nowhere * * * * *", "*/0 * * * *", "1-0 * * * *", "@every", "@every 1e99s",
+    "CRON_TZ=../../etc/passwd * * * * *", "* " * 500, "CRON_TZ= * * * * *", "@every 1ns", "60-5/7 * * * *",
+    "*/99999999999999999999 * * * *", "TZ=\x00 * * * * *",
 )  # fmt: skip
 MASK_PATHS = (
-    "versioning_override", "priority", "completion_callbacks", "time_skipping_config", "task_queue", "taskQueue.name", "retry_policy",
-    "retry_policy.maximum_attempts", "start_to_close_timeout", "schedule_to_close_timeout", "heartbeat_timeout", "schedule_to_start_timeout",
-    "priority.priority_key", "retryPolicy.initialInterval",
+    "versioning_override", "priority", "completion_callbacks", "time_skipping_config", "task_queue", "taskQueue.name",
+    "retry_policy", "retry_policy.maximum_attempts", "start_to_close_timeout", "schedule_to_close_timeout",
+    "heartbeat_timeout", "schedule_to_start_timeout", "priority.priority_key", "retryPolicy.initialInterval",
 )  # fmt: skip
-BAD_MASK_PATHS = ("", ".", "..", "nobody", "task_queue.", ".name", "retry_policy.nobody.deeper", "a" * 2_000, "retry_policy.initial_interval.seconds")
+BAD_MASK_PATHS = (
+    "",
+    ".",
+    "..",
+    "nobody",
+    "task_queue.",
+    ".name",
+    "retry_policy.nobody.deeper",
+    "a" * 2_000,
+    "retry_policy.initial_interval.seconds",
+)
 ATTRIBUTES = ("FuzzText", "FuzzKeyword", "FuzzInt", "FuzzDouble", "FuzzBool", "FuzzDatetime", "FuzzKeywordList")  # type 1..7
 ENCODED = (b'"text"', b"1", b"1.5", b"true", b'"2026-01-01T00:00:00Z"', b'["a","b"]', b"null", b"{}", b"[]")
-BAD_ENCODED = (b"", b"{", b"\xff\xfe", b"[" * 3_000, b"1e999", b"NaN", b"9" * 400, b'"\\ud800"', b"\x00", b"[[1]]", b'{"a":' * 500, b"x" * 70_000)
+BAD_ENCODED = (
+    b"",
+    b"{",
+    b"\xff\xfe",
+    b"[" * 3_000,
+    b"1e999",
+    b"NaN",
+    b"9" * 400,
+    b'"\\ud800"',
+    b"\x00",
+    b"[[1]]",
+    b'{"a":' * 500,
+    b"x" * 70_000,
+)
 ENCODINGS = (b"json/plain", b"json/plain", b"json/plain", b"binary/null", b"binary/plain", b"json/protobuf")
 BAD_ENCODINGS = (b"", b"\xff", b"json/nothing", b"binary/encrypted", b"x" * 5_000)
 
@@ -64,7 +89,9 @@ def bad_text(rng: random.Random) -> str:
     """Valid Unicode, as protobuf wants it: invalid UTF-8 is a matter of the wire (mutations.py)."""
     text = rng.choice(TEXTS)
     if rng.random() < 0.1:
-        text = "".join(chr(rng.choice((rng.randrange(1, 0xD800), rng.randrange(0xE000, 0x110000)))) for _ in range(rng.randrange(1, 40)))
+        text = "".join(
+            chr(rng.choice((rng.randrange(1, 0xD800), rng.randrange(0xE000, 0x110000)))) for _ in range(rng.randrange(1, 40))
+        )
     return text
 
 

@@ -46,7 +46,7 @@ def answer_with(task: Any, *wanted: Command) -> api.RespondWorkflowTaskCompleted
 
 
 def test_every_command_type_is_in_a_table() -> None:
-    known = {name.removeprefix("COMMAND_TYPE_") for name in CommandType.keys()} - {"UNSPECIFIED"}
+    known = {name.removeprefix("COMMAND_TYPE_") for name in CommandType.DESCRIPTOR.values_by_name} - {"UNSPECIFIED"}
     assert known == WITHOUT_ATTRIBUTES.keys() | NOT_SERVED
 
 
@@ -60,7 +60,9 @@ async def test_a_command_without_attributes_fails_the_task_with_its_cause(standi
     failed = [event for event in events if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED]
     cause = failed[-1].workflow_task_failed_event_attributes.cause
     assert WorkflowTaskFailedCause.Name(cause) == f"WORKFLOW_TASK_FAILED_CAUSE_{WITHOUT_ATTRIBUTES[kind]}"
-    assert not [event for event in events if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED], "good ones before it count not"
+    assert not [event for event in events if event.event_type == EventType.EVENT_TYPE_TIMER_STARTED], (
+        "good ones before it count not"
+    )
     again = await standing.poll(task_queue_of(events))
     await standing.stage.ask("RespondWorkflowTaskCompleted", answer_with(again, commands.complete()))
     last = (await standing.events(task.workflow_execution.workflow_id))[-1]
@@ -72,7 +74,9 @@ def task_queue_of(events: list[Any]) -> str:
     return name
 
 
-@pytest.mark.parametrize("number", [0, *(CommandType.Value(f"COMMAND_TYPE_{name}") for name in sorted(NOT_SERVED)), 999, -1, 2**31 - 1])
+@pytest.mark.parametrize(
+    "number", [0, *(CommandType.Value(f"COMMAND_TYPE_{name}") for name in sorted(NOT_SERVED)), 999, -1, 2**31 - 1]
+)
 async def test_an_unknown_command_is_refused_and_the_task_stays_open(standing: Standing, number: int) -> None:
     task = await task_of_a_new_run(standing)
     workflow_id = task.workflow_execution.workflow_id

@@ -45,7 +45,8 @@ def base(name: str) -> Any:
         request.activity_id = "a"
     if "request_id" in fields:
         request.request_id = unique("r")
-    _FILLED.get(name, lambda _: None)(request)
+    if (fill := _FILLED.get(name)) is not None:
+        fill(request)
     return request
 
 
@@ -70,6 +71,17 @@ def _fill_multi(request: Any) -> None:
     _fill_update(updated)
 
 
+def _fill_activity_options(request: Any) -> None:
+    request.id = "a"
+    request.activity_options.SetInParent()
+    request.update_mask.paths.append("task_queue")
+
+
+def _fill_workflow_options(request: Any) -> None:
+    request.workflow_execution_options.SetInParent()
+    request.update_mask.paths.append("priority")
+
+
 _FILLED: dict[str, Callable[[Any], Any]] = {
     "StartWorkflowExecution": _fill_start,
     "SignalWithStartWorkflowExecution": _fill_signal_with_start,
@@ -77,14 +89,16 @@ _FILLED: dict[str, Callable[[Any], Any]] = {
     "QueryWorkflow": lambda r: r.query.CopyFrom(WorkflowQuery(query_type="q")),
     "UpdateWorkflowExecution": _fill_update,
     "ExecuteMultiOperation": _fill_multi,
-    "PollWorkflowExecutionUpdate": lambda r: r.update_ref.CopyFrom(UpdateRef(workflow_execution=execution("nobody"), update_id="u")),
+    "PollWorkflowExecutionUpdate": lambda r: r.update_ref.CopyFrom(
+        UpdateRef(workflow_execution=execution("nobody"), update_id="u")
+    ),
     "ResetWorkflowExecution": lambda r: setattr(r, "workflow_task_finish_event_id", 4),
     "RespondActivityTaskFailedById": lambda r: r.failure.application_failure_info.SetInParent(),
     "PauseActivity": lambda r: setattr(r, "id", "a"),
     "UnpauseActivity": lambda r: setattr(r, "id", "a"),
     "ResetActivity": lambda r: setattr(r, "id", "a"),
-    "UpdateActivityOptions": lambda r: (setattr(r, "id", "a"), r.activity_options.SetInParent(), r.update_mask.paths.append("task_queue")),
-    "UpdateWorkflowExecutionOptions": lambda r: (r.workflow_execution_options.SetInParent(), r.update_mask.paths.append("priority")),
+    "UpdateActivityOptions": _fill_activity_options,
+    "UpdateWorkflowExecutionOptions": _fill_workflow_options,
 }
 
 # --- ids ------------------------------------------------------------------------------------------------------------------
@@ -97,7 +111,8 @@ LONG_IDS = (
         ("GetWorkflowExecutionHistoryReverse", "execution"), ("SignalWorkflowExecution", "workflow_execution"),
         ("TerminateWorkflowExecution", "workflow_execution"), ("RequestCancelWorkflowExecution", "workflow_execution"),
         ("ResetWorkflowExecution", "workflow_execution"), ("UpdateWorkflowExecution", "workflow_execution"),
-        ("DeleteWorkflowExecution", "workflow_execution"), ("PauseActivity", "execution"), ("ResetStickyTaskQueue", "execution"))),
+        ("DeleteWorkflowExecution", "workflow_execution"), ("PauseActivity", "execution"),
+        ("ResetStickyTaskQueue", "execution"))),
     ("SignalWithStartWorkflowExecution", "signal_name"), ("SignalWorkflowExecution", "signal_name"),
     ("SignalWorkflowExecution", "request_id"), ("SignalWorkflowExecution", "identity"),
     ("RequestCancelWorkflowExecution", "request_id"), ("RequestCancelWorkflowExecution", "identity"),
@@ -126,7 +141,9 @@ async def test_an_id_is_refused_from_one_byte_above_the_limit_on(standing: Stand
             ("é" * (LIMITS.id_bytes_max // 2), False), ("é" * (LIMITS.id_bytes_max // 2) + "x", True), ("x" * 1_000_000, True),
         ):  # fmt: skip
             answer = await standing.send(name, with_field(name, path, text), 0.5)
-            says_too_long = answer.code == "INVALID_ARGUMENT" and any(words in answer.message for words in ("exceeds", "too long"))
+            says_too_long = answer.code == "INVALID_ARGUMENT" and any(
+                words in answer.message for words in ("exceeds", "too long")
+            )
             if says_too_long != is_refused:
                 wrong[name, path, len(text.encode())] = (answer.code, answer.message[:100])
     assert wrong == {}
@@ -168,7 +185,9 @@ def memo_of(data: bytes) -> Memo:
 async def test_input_and_memo_are_refused_from_one_byte_above_the_limit_on(standing: Standing, over: int) -> None:
     size = LIMITS.payload_bytes_max + over
     blob = sized(halves, size)
-    signal = api.SignalWorkflowExecutionRequest(namespace=FUZZ, workflow_execution=execution(standing.workflow_id()), signal_name="s")
+    signal = api.SignalWorkflowExecutionRequest(
+        namespace=FUZZ, workflow_execution=execution(standing.workflow_id()), signal_name="s"
+    )
     signal.input.CopyFrom(blob)
     requests: list[tuple[str, Message, str]] = [
         ("StartWorkflowExecution", start(input=blob), "Blob data size exceeds limit."),
@@ -256,13 +275,20 @@ async def test_every_call_about_an_unknown_run_is_not_found(standing: Standing, 
         holder.run_id = run_id
         asked += 1
         answer = await standing.send(name, request, 3.0)
-        if answer.code != "NOT_FOUND" or not ("nobody" in answer.message or RUN_ID in answer.message or "not found" in answer.message):
+        if answer.code != "NOT_FOUND" or not (
+            "nobody" in answer.message or RUN_ID in answer.message or "not found" in answer.message
+        ):
             wrong[name] = answer
     assert wrong == {} and asked > 20
 
 
 async def test_a_run_id_that_is_no_uuid_is_refused(standing: Standing) -> None:
-    for name in ("DescribeWorkflowExecution", "SignalWorkflowExecution", "TerminateWorkflowExecution", "GetWorkflowExecutionHistory"):
+    for name in (
+        "DescribeWorkflowExecution",
+        "SignalWorkflowExecution",
+        "TerminateWorkflowExecution",
+        "GetWorkflowExecutionHistory",
+    ):
         request = base(name)
         holder = request.execution if "execution" in request.DESCRIPTOR.fields_by_name else request.workflow_execution
         holder.run_id = "not-a-run-id"
@@ -271,7 +297,9 @@ async def test_a_run_id_that_is_no_uuid_is_refused(standing: Standing) -> None:
 
 
 # --- times ----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("field", ["workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout", "workflow_start_delay"])
+@pytest.mark.parametrize(
+    "field", ["workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout", "workflow_start_delay"]
+)
 async def test_a_negative_duration_is_refused(standing: Standing, field: str) -> None:
     for seconds, nanos in ((-1, 0), (0, -1), (-(2**63), 0), (-(2**63), -(2**31))):
         request = start()
@@ -280,7 +308,9 @@ async def test_a_negative_duration_is_refused(standing: Standing, field: str) ->
         assert answer.code == "INVALID_ARGUMENT" and answer.message, (seconds, nanos, answer)
 
 
-@pytest.mark.parametrize("field", ["workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout", "workflow_start_delay"])
+@pytest.mark.parametrize(
+    "field", ["workflow_execution_timeout", "workflow_run_timeout", "workflow_task_timeout", "workflow_start_delay"]
+)
 async def test_a_huge_duration_is_brought_down_to_what_a_clock_can_hold(standing: Standing, field: str) -> None:
     for seconds, nanos in ((315_576_000_000, 0), (2**63 - 1, 999_999_999), (9_223_372_036, 854_775_808)):
         request = start()
@@ -303,14 +333,18 @@ def completed(token: bytes, *wanted: Any) -> api.RespondWorkflowTaskCompletedReq
 
 async def test_every_completion_of_a_closed_run_is_not_found(standing: Standing) -> None:
     for name in ("started", "activity"):
-        terminate = api.TerminateWorkflowExecutionRequest(namespace=FUZZ, workflow_execution=execution(standing.workflow_id(name)))
+        terminate = api.TerminateWorkflowExecutionRequest(
+            namespace=FUZZ, workflow_execution=execution(standing.workflow_id(name))
+        )
         await standing.stage.ask("TerminateWorkflowExecution", terminate)
     before = await standing.events(standing.workflow_id("activity"))
     wrong = {}
     for name in SERVED:
         if "task_token" not in METHODS[name].request.DESCRIPTOR.fields_by_name or "Query" in name:
             continue
-        request = METHODS[name].request(namespace=FUZZ, task_token=standing.token("workflow" if "Workflow" in name else "activity"))
+        request = METHODS[name].request(
+            namespace=FUZZ, task_token=standing.token("workflow" if "Workflow" in name else "activity")
+        )
         if name == "RespondActivityTaskFailed":
             request.failure.application_failure_info.SetInParent()
         answer = await standing.send(name, request)

@@ -35,7 +35,18 @@ def fitting(name: str) -> str:
 
 async def test_a_malformed_task_token_is_refused_by_every_call(standing: Standing) -> None:
     real = standing.token("activity")
-    garbage = (b"", b"\x00", b"x", b"\xff" * 40, real[:-1], real[:18], real[:2], real + b"\x00", b"\x02" + real[1:], b"x" * 20_000)
+    garbage = (
+        b"",
+        b"\x00",
+        b"x",
+        b"\xff" * 40,
+        real[:-1],
+        real[:18],
+        real[:2],
+        real + b"\x00",
+        b"\x02" + real[1:],
+        b"x" * 20_000,
+    )
     wrong = {}
     for name in BY_TOKEN:
         for token in garbage:
@@ -79,13 +90,21 @@ def _pages(standing: Standing) -> dict[str, bytes]:
 
 async def test_a_page_token_is_good_for_its_own_call_and_namespace_only(standing: Standing) -> None:
     pages = _pages(standing)
-    owners = {"page": ("ListWorkflowExecutions",), "history-page": ("GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse")}
+    owners = {
+        "page": ("ListWorkflowExecutions",),
+        "history-page": ("GetWorkflowExecutionHistory", "GetWorkflowExecutionHistoryReverse"),
+    }
     wrong = {}
     asked = 0
     for name in PAGED:
         if name in WITHOUT_PAGES:
             continue
-        for purpose, token in {**pages, "task": standing.token("activity"), "garbage": b"garbage", "cut": pages["page"][:-1]}.items():
+        for purpose, token in {
+            **pages,
+            "task": standing.token("activity"),
+            "garbage": b"garbage",
+            "cut": pages["page"][:-1],
+        }.items():
             for namespace in (FUZZ, OTHER):
                 if name in owners.get(purpose, ()) and namespace == FUZZ:
                     continue
@@ -153,7 +172,9 @@ async def test_invalid_utf8_in_any_text_of_any_call_is_refused(standing: Standin
     for name in SERVED:
         for path in text_paths(METHODS[name].request.DESCRIPTOR):
             asked += 1
-            data = METHODS[name].request.FromString(b"").SerializeToString() + bytes_at(path, INVALID_UTF8[asked % len(INVALID_UTF8)])
+            data = METHODS[name].request.FromString(b"").SerializeToString() + bytes_at(
+                path, INVALID_UTF8[asked % len(INVALID_UTF8)]
+            )
             answer = await standing.target.send(name, data, 3.0)
             if answer.code != "INVALID_ARGUMENT" or not answer.message.startswith("malformed request"):
                 wrong[name, path] = answer

@@ -54,7 +54,9 @@ class TcpProxy:
                 writer.transport.abort()
             self._writers -= pair
 
-    async def _requests(self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]) -> None:
+    async def _requests(
+        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+    ) -> None:
         while data := await client.read(65_536):
             if self.mode != "pass":
                 self.requests_count += 1
@@ -64,7 +66,9 @@ class TcpProxy:
                 to_server.write(data)
         self._abort(pair)
 
-    async def _answers(self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]) -> None:
+    async def _answers(
+        self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
+    ) -> None:
         while data := await server.read(65_536):
             if self.mode == "lose_answers":
                 break

@@ -12,22 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import pytest_asyncio
 
 from cluster.stores.base import Store
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
-from cluster.stores.mysql import MysqlStore
-from cluster.stores.mysql_connection import MysqlTarget
-from cluster.stores.mysql_schema import upgrade as upgrade_mysql
-from cluster.stores.postgres import PostgresStore
-from cluster.stores.postgres_connection import PostgresTarget
-from cluster.stores.postgres_schema import upgrade as upgrade_postgres
 from cluster.stores.sqlite import SqliteStore
-from tests.services.mariadb import MariadbServer, mariadb_server
-from tests.services.postgres import PostgresServer, postgres_server
+from tests.services.mariadb import mariadb_server
+from tests.services.postgres import postgres_server
+from tests.stores.servers import Database, MariadbDatabase, PostgresDatabase
 
 
 @dataclass
@@ -97,46 +91,29 @@ ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Engine]]] = {
 }
 
 
-TABLES = [f"outlast_{name}" for name in ("shards", "journal", "runs", "history", "current", "metadata")]
-
-
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres() -> Iterator[Database]:
     with postgres_server() as server:
-        yield server
-
-
-@asynccontextmanager
-async def _postgres(server: PostgresServer) -> AsyncIterator[Engine]:
-    await upgrade_postgres(PostgresTarget(server.dsn()))
-    connection = await asyncpg.connect(server.dsn())
-    await connection.execute(f"TRUNCATE {', '.join(TABLES)}")
-    await connection.close()
-    async with _opened(lambda: PostgresStore(server.dsn()), survives=True) as engine:
-        yield engine
+        yield PostgresDatabase(server, "postgres")
 
 
 @pytest.fixture(scope="session")
-def mariadb() -> Iterator[MariadbServer]:
+def mariadb() -> Iterator[Database]:
     with mariadb_server() as server:
-        yield server
+        yield MariadbDatabase(server, "test")
 
 
 @asynccontextmanager
-async def _mariadb(server: MariadbServer) -> AsyncIterator[Engine]:
-    target = MysqlTarget(server.url())
-    await upgrade_mysql(target)
-    connection = await target.connect()
-    for table in TABLES:
-        await connection.query(f"DELETE FROM {table}")
-    connection.terminate()
-    async with _opened(lambda: MysqlStore(server.url()), survives=True) as engine:
+async def _on_server(database: Database) -> AsyncIterator[Engine]:
+    await database.upgrade()
+    await database.empty()
+    async with _opened(database.store, survives=True) as engine:
         yield engine
 
 
 SERVER_ENGINES: dict[str, Callable[[Any], AbstractAsyncContextManager[Engine]]] = {
-    "postgres": _postgres,
-    "mariadb": _mariadb,
+    "postgres": _on_server,
+    "mariadb": _on_server,
 }
 _PARAMS = [*ENGINES, *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in SERVER_ENGINES)]
 
@@ -154,3 +131,12 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 @pytest.fixture
 def store(engine: Engine) -> Store:
     return engine.store
+
+
+@pytest_asyncio.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("postgres", "mariadb")])
+async def database(request: pytest.FixtureRequest) -> Database:
+    """A database server with our tables in it, empty."""
+    found: Database = request.getfixturevalue(request.param)
+    await found.upgrade()
+    await found.empty()
+    return found

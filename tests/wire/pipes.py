@@ -1,7 +1,7 @@
 """A network in memory: connections without sockets, so that tests (and a simulation) run on virtual time.
 
-`MemoryNetwork` is the seam's second implementation. Bytes arrive after `delay_s`, in order; a cut host neither hears nor answers, and
-nobody is told: that is a half-open connection.
+`MemoryNetwork` is the seam's second implementation. Bytes arrive after `delay_s`, in order; a cut host neither hears nor answers,
+and nobody is told: that is a half-open connection.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class MemoryPipe(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._is_closing or self.is_ended:
             return
+        self.network.writes += 1
         cut = max(1, len(data) // 3)
         for part in (bytes(data[:cut]), bytes(data[cut:])):
             self._unsent += len(part)
@@ -115,7 +116,7 @@ class MemoryNetwork:
         self.pipes: set[MemoryPipe] = set()
         self.cut: set[str] = set()
         self.unread: set[str] = set()
-        self.connects = 0
+        self.connects = self.writes = 0
 
     def is_cut(self, *addresses: str) -> bool:
         return not self.cut.isdisjoint(addresses)

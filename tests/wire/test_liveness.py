@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-
-import pytest
+import itertools
 
 from cluster.core.errors import Code
 from cluster.wire.errors import ConnectionLost, Unreachable
+from cluster.wire.frames import Welcome, encode
 from cluster.wire.server import WireServer
 from tests.wire.pipes import MemoryNetwork
 from tests.wire.test_calls import Rude
 from tests.wire.world import ADDRESS, YOU, World, error_of, simulated, until
 
 
-@pytest.mark.parametrize("fault", ["cut", "hangs"])
-def test_a_half_open_connection_is_found_and_its_calls_fail_as_perhaps_executed(fault: str) -> None:
+def test_a_half_open_connection_is_found_and_its_calls_fail_as_perhaps_executed() -> None:
     async def story(network: MemoryNetwork) -> None:
         world = await World(network).start()
         await world.call("echo")
@@ -23,16 +22,49 @@ def test_a_half_open_connection_is_found_and_its_calls_fail_as_perhaps_executed(
         begun = loop.time()
         job = world.job("wait", timeout_s=80)
         await until(lambda: world.handler.running == 1)
-        (network.cut if fault == "cut" else network.unread).add(ADDRESS)
+        network.cut.add(ADDRESS)
         error = await error_of(job)
         assert isinstance(error, ConnectionLost)
         assert "no sign of life" in error.message
         limits = world.limits
         assert limits.keepalive_s <= loop.time() - begun <= limits.keepalive_s + limits.keepalive_timeout_s + 0.1
-        if fault == "cut":  # nobody told the server: it finds out by its own watch, and ends what it does for the peer
-            await until(lambda: world.handler.cancelled == 1, limit_s=20)
+        # Nobody told the server: it finds out by its own watch, and ends what it does for the peer.
+        await until(lambda: world.handler.cancelled == 1, limit_s=20)
         network.cut.clear()
-        network.read_again(ADDRESS)
+        await world.stop()
+
+    simulated(story)
+
+
+def test_a_peer_that_greets_and_then_never_answers_is_given_up() -> None:
+    async def story(network: MemoryNetwork) -> None:
+        network.listening[ADDRESS] = lambda: Rude(encode(Welcome(1, "node-b", "cluster-1", 16, 10, 1_000, 1_000)))
+        world = World(network)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        error = await error_of(world.call("echo", timeout_s=80))
+        assert isinstance(error, ConnectionLost)
+        assert loop.time() - begun <= world.limits.keepalive_s + world.limits.keepalive_timeout_s + 0.1
+        await world.stop()
+
+    simulated(story)
+
+
+def test_a_process_that_was_stopped_for_long_does_not_take_its_own_silence_for_its_peers() -> None:
+    async def story(network: MemoryNetwork) -> None:
+        world = await World(network).start()
+        await world.call("echo")
+        connection = next(iter(world.server.connections))
+        connection._asked_at = connection.loop.time()
+        connection._heard_at -= 60.0  # resumed: the clock has moved on, the answer to the ping is still in the socket
+        connection._watch_due_at -= 45.0
+        connection._check_alive()
+        assert not connection.end_reason
+        assert await world.call("echo", b"x") == b"x"
+        connection._heard_at, connection._asked_at = connection.loop.time() - 60.0, connection.loop.time() - 5.0
+        connection._watch_due_at = connection.loop.time()
+        connection._check_alive()
+        assert "no sign of life" in connection.end_reason, "in time, the same silence is the end"
         await world.stop()
 
     simulated(story)
@@ -90,7 +122,7 @@ def test_attempts_back_off_with_jitter_up_to_a_limit_and_calls_between_them_fail
             else:
                 assert loop.time() == begun, "within the backoff a call fails at once"
             await asyncio.sleep(0.005)
-        gaps = [later - earlier for earlier, later in zip(attempts, attempts[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in itertools.pairwise(attempts)]
         assert 0.02 < gaps[0] < 0.07
         assert all(0.99 <= gap < 2.03 for gap in gaps[-5:]), "half to all of backoff_max_s"
         assert len({round(gap, 3) for gap in gaps[-5:]}) > 1, "with jitter"
@@ -154,7 +186,8 @@ def test_a_stopping_server_lets_calls_end_and_then_tells_the_rest_unavailable() 
         assert (error.code, "stopping" in error.message) == (Code.UNAVAILABLE, True)
         await stopping
         assert world.handler.cancelled == 1
-        assert not world.server.connections and not world.server.calls and not network.pipes
+        assert not world.server.connections and not world.server.calls
+        await until(lambda: not network.pipes)
         await world.client.close()
 
     simulated(story)

@@ -20,7 +20,7 @@ from temporalio.api.failure.v1 import Failure, ResetWorkflowFailureInfo
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionUpdateAdmittedEventAttributes
 from temporalio.api.update.v1 import Request
 
-from cluster.core.entry import ActivityNote, RequestIdNote, TaskNote
+from cluster.core.entry import ActivityNote, OutboxNote, RequestIdNote, TaskNote
 from cluster.core.errors import invalid_argument
 from cluster.core.events import attributes_of
 from cluster.core.machines import lifecycle, workflow_task
@@ -50,7 +50,9 @@ def base_state(prefix: RunState) -> RunState:
     if not prefix.is_open:
         raise invalid_argument("Unable to reset workflow: the reset point lies behind the close of the run.")
     if prefix.status == Status.PAUSED and not prefix.task.is_started:  # its task may not start, so it cannot fail either
-        raise invalid_argument("Unable to reset workflow: the run was paused at the reset point. Choose a point before the pause.")
+        raise invalid_argument(
+            "Unable to reset workflow: the run was paused at the reset point. Choose a point before the pause."
+        )
     return prefix
 
 
@@ -58,10 +60,19 @@ def encoded(state: RunState) -> bytes:
     return encode_state(state)
 
 
+def outbox(base: RunState) -> dict[int, str]:
+    """Request ids of what the base run is still sending: sent again under the same ids, it is done once."""
+    return {
+        one.initiated_event_id: one.request_id
+        for sent in (base.signals_out, base.cancels_out, base.children)
+        for one in sent.values()
+    }
+
+
 def begin_reset_run(
-    t: Transition, *, base_run_id: str, request: Any, later: list[HistoryEvent], start_request_id: str
+    t: Transition, *, base: RunState, request: Any, later: list[HistoryEvent], start_request_id: str
 ) -> None:
-    """Everything of the new run that follows the shared prefix."""
+    """Everything of the new run that follows the shared prefix. `base` is the base run as it is now."""
     state = t.state
     t.note(RequestIdNote(start_request_id, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, 1, is_start=True))
     task = state.task
@@ -74,7 +85,7 @@ def begin_reset_run(
         WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW,
         failure,
         identity="history-service",
-        base_run_id=base_run_id,
+        base_run_id=base.run_id,
         new_run_id=state.run_id,
         fork_event_version=state.last_version,
     )
@@ -82,9 +93,14 @@ def begin_reset_run(
     for activity in list(state.activities.values()):  # their time begins anew, their attempt goes on
         t.note(
             ActivityNote(
-                replace(activity, scheduled_at=t.now, first_scheduled_at=t.now, started_at=0, request_id="", stamp=activity.stamp + 1)
+                replace(
+                    activity, scheduled_at=t.now, first_scheduled_at=t.now, started_at=0, request_id="", stamp=activity.stamp + 1
+                )
             )
         )
+    sending = outbox(base)
+    for initiated_event_id in (*state.signals_out, *state.cancels_out, *state.children):
+        t.note(OutboxNote(initiated_event_id, sending.get(initiated_event_id) or t.context.ids.uuid()))
     reapply(t, request, later)
     if not lifecycle.is_waiting_for_first_task(state):
         workflow_task.schedule(t)
@@ -141,6 +157,7 @@ def _readmit(t: Transition, request: Request) -> None:
         return
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
-        WorkflowExecutionUpdateAdmittedEventAttributes(request=request, origin=UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY),
+        WorkflowExecutionUpdateAdmittedEventAttributes(
+            request=request, origin=UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY
+        ),
     )
-

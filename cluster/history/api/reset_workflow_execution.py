@@ -45,7 +45,7 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     except StoreError as error:
         shard.fail(error)
         raise shard_is_moving() from error
-    current, later = await _later_events(shard, base.key, finish_id)
+    base, current, later = await _later_events(shard, base.key, finish_id)
     if current is not None and request.request_id and current.state.start_request_id == request.request_id:
         await shard.durable(current)  # a copy of this request came first
         return ResetWorkflowExecutionResponse(run_id=current.key.run_id)
@@ -53,7 +53,7 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
     t = Transition.from_base(machine.encoded(state), context)
     machine.begin_reset_run(
         t,
-        base_run_id=base.key.run_id,
+        base=base.state,
         request=request,
         later=parse_events(later),
         start_request_id=request.request_id or shard.ids.uuid(),
@@ -84,9 +84,9 @@ async def _found_by_request(shard: Shard, namespace_id: str, request: Any) -> st
     return ""
 
 
-async def _later_events(shard: Shard, base: RunKey, first: int) -> tuple[Run | None, list[bytes]]:
-    """The current run, and what came after the reset point in the base run and in the runs that continued it: its events, and
-    those that wait for the end of a workflow task. Nothing is missing when it returns, so the decision follows at once."""
+async def _later_events(shard: Shard, base: RunKey, first: int) -> tuple[Run, Run | None, list[bytes]]:
+    """The base run, the current run, and what came after the reset point in the base run and in the runs that continued it: its
+    events, and those that wait for the end of a workflow task. Nothing is missing when it returns: decide at once."""
     while True:
         found: list[bytes] = []
         seen: list[tuple[Run, int]] = []
@@ -101,4 +101,4 @@ async def _later_events(shard: Shard, base: RunKey, first: int) -> tuple[Run | N
         current = await shard.current(base.namespace_id, base.workflow_id)
         shard.require_open()
         if all(not one.is_evicted and one.state.transition_count == count for one, count in seen):
-            return current, found
+            return seen[0][0], current, found
