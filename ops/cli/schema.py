@@ -57,7 +57,8 @@ def _report(db: Path, output: str) -> int | None:
     if output == "json":
         typer.echo(json.dumps({"db": str(db), "found": version, "needed": SCHEMA_VERSION, "advice": _advice(version)}))
     else:
-        typer.echo(f"{db}: store schema {version if version is not None else 'none'}, needed {SCHEMA_VERSION}: {_advice(version)}")
+        found = "none" if version is None else version
+        typer.echo(f"{db}: store schema {found}, needed {SCHEMA_VERSION}: {_advice(version)}")
     return version
 
 
