@@ -27,7 +27,7 @@ demo: $(READY) ## 200 money transfers while the server is killed three times and
 	@$(PY) -m ops.demo $(ARGS)
 
 test: $(READY) ## all tests (about 20 minutes at most on 2 cores)
-	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## ruff, mypy --strict, layers, tidy, docs
 	@.venv/bin/ruff check .

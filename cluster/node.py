@@ -254,7 +254,7 @@ class Node:
             address=f"{config.ip}:{config.port}",
             http_address=f"{config.ip}:{config.http_port}",
         )
-        self.frontend = Frontend(services, policy, self.clock, self.ids, asyncio.get_running_loop().time)
+        self.frontend = Frontend(services, policy, self.clock, self.ids, asyncio.get_running_loop().time, time.perf_counter)
         exposition = Exposition(self.frontend.figures, self._gauges(), {"matching_events": lambda: self.matching.counts})
         self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE)
         try:

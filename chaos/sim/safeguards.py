@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace
-
 from chaos.sim.store_faults import STORIES, run_all
 from chaos.sim.story import run_seed
 from cluster.core.errors import not_found
 from cluster.core.machines import activity, activity_calls, lifecycle, start, update
 from cluster.core.transition import Transition
-from cluster.history import checkpoint, deliveries, polls, visibility_feed
+from cluster.history import checkpoint, deliveries, visibility_feed
 from cluster.history.api import respond_workflow_task
 from cluster.history.checkpoint import Checkpointer
 from cluster.history.journal import Journal
@@ -149,18 +147,17 @@ def activity_token_names_one_attempt(put: Put) -> None:
 
 
 @safeguard
-def stale_hints_start_nothing(put: Put) -> None:
-    """Matching's hint is only a hint: the run compares event id and stamp."""
-    real = polls.start_workflow_task
+def external_signal_request_id_is_stable(put: Put) -> None:
+    """A signal to another workflow that is delivered again is known by its request id."""
+    real = lifecycle.signal
+    count = iter(range(1_000_000))
 
-    async def start_workflow_task(shard: Any, run: Any, hint: Any, *rest: Any) -> bytes:
-        task = run.state.task
-        if task is not None and run.state.is_open:
-            hint = replace(hint, scheduled_event_id=task.scheduled_event_id, stamp=task.stamp)
-            run.state.task = replace(task, started_event_id=0)
-        return await real(shard, run, hint, *rest)
+    def signal(t: Transition, attributes: Any, *args: Any, **kwargs: Any) -> bool:
+        if attributes.external_workflow_execution.run_id and attributes.identity == deliveries.IDENTITY:
+            attributes.request_id = f"fresh-{next(count)}"
+        return real(t, attributes, *args, **kwargs)
 
-    put(polls, "start_workflow_task", start_workflow_task)
+    put(lifecycle, "signal", signal)
 
 
 # --- durable before told ------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Story:
         self.store_faults = FaultPlan(streams("store faults"), draw_rates(streams("store rates"), FaultKind, 0.001, 0.03))
         self.reply_faults = FaultPlan(streams("reply faults"), draw_rates(streams("reply rates"), ReplyFault, 0.005, 0.1))
         self.worker_faults = FaultPlan(streams("worker faults"), draw_rates(streams("worker rates"), WorkerFault, 0.01, 0.15))
-        self.visibility_faults = FaultPlan(streams("index faults"), {VISIBILITY_DOWN: draw.choice([0.0, 0.02, 0.3])})
+        self.visibility_faults = FaultPlan(streams("index faults"), {VISIBILITY_DOWN: draw.choice([0.0, 0.1, 0.9])})
         self.crash_every_s = draw.choice([0.0, 3.0, 10.0])
         self.forget_every_s = draw.choice([0.0, 5.0])
         self.world = World(

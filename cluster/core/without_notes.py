@@ -33,14 +33,11 @@ def without_notes(state: RunState) -> RunState:
         key: Activity(one.scheduled_event_id, one.activity_id, one.activity_type, "", one.first_scheduled_at, 0)
         for key, one in state.activities.items()
     }
+    # A rejection leaves no event, so an update that is only admitted may be gone, whatever its history says.
     bare.updates = {
-        key: replace(one, request=b"", sent_task_id=0, admitted_at=0, links=())
+        key: replace(one, request=b"", sent_task_id=0, admitted_event_id=0, admitted_at=0, links=())
         for key, one in state.updates.items()
-        if one.admitted_event_id or one.stage >= UpdateStage.ACCEPTED
-    }
-    bare.updates = {
-        key: replace(one, stage=UpdateStage.ADMITTED) if one.stage == UpdateStage.SENT else one
-        for key, one in bare.updates.items()
+        if one.stage >= UpdateStage.ACCEPTED
     }
     bare.callbacks = [Callback(one.callback, 0) for one in state.callbacks]
     bare.parent_told, bare.reset_run_id, bare.is_deleted = False, "", False

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 from google.protobuf.descriptor import ServiceDescriptor
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from temporalio.api.operatorservice.v1 import service_pb2 as operator_service
 from temporalio.api.workflowservice.v1 import service_pb2 as workflow_service
@@ -66,8 +65,3 @@ def _all() -> dict[str, Method]:
 
 METHODS: Mapping[str, Method] = _all()
 
-
-def request_of(name: str, data: bytes) -> Message:
-    """Raises google.protobuf.message.DecodeError."""
-    message: Message = METHODS[name].request.FromString(data)
-    return message

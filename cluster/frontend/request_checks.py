@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
+from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.enums.v1 import (
     EventType,
     TaskQueueKind,
@@ -201,6 +202,22 @@ def check_priority(message: Any) -> None:
         raise invalid_argument("fairness key length exceeds limit")
     if not priority.fairness_weight >= 0:  # also false for NaN
         raise invalid_argument("must be greater than zero")
+
+
+_NAMES_AFTER_RESET = {"signal_workflow": "*workflow.PostResetOperation_SignalWorkflow_"}
+
+
+def check_post_reset_operation(operation: Any) -> None:
+    """As the public server: of the operations that its API names, it carries out the change of options alone."""
+    variant = operation.WhichOneof("variant")
+    if variant != "update_workflow_options":
+        raise invalid_argument(f"unsupported post reset operation: {_NAMES_AFTER_RESET.get(variant, '<nil>')}")
+    wanted = operation.update_workflow_options
+    for path in wanted.update_mask.paths:
+        if not FieldMask(paths=[path]).IsValidForDescriptor(wanted.workflow_execution_options.DESCRIPTOR):
+            name = wanted.workflow_execution_options.DESCRIPTOR.full_name
+            raise invalid_argument(f'error applying update_options: proto: invalid path "{path}" for message "{name}"')
+    check_priority(wanted.workflow_execution_options)
 
 
 def check_payload_bytes(message: Any, limits: Limits) -> None:

@@ -20,9 +20,17 @@ from cluster.seams import Clock, Ids
 class Frontend:
     """handlers: method name -> handler, wrapped; any transport (and the simulator) may drive them."""
 
-    def __init__(self, services: Services, policy: Policy, clock: Clock, ids: Ids, now_s: Callable[[], float]) -> None:
-        """now_s: the clock of Call.deadline (loop.time)."""
-        self.figures = CallFigures()
+    def __init__(
+        self,
+        services: Services,
+        policy: Policy,
+        clock: Clock,
+        ids: Ids,
+        now_s: Callable[[], float],
+        stopwatch_s: Callable[[], float] | None = None,
+    ) -> None:
+        """now_s: the clock of Call.deadline (loop.time). stopwatch_s: what latencies are measured with; now_s unless given."""
+        self.figures = CallFigures(stopwatch_s or now_s)
         self.drain = Drain()
         start_checks = StartChecks(services.limits, services.schema_of, next_cron, clock.now_ns)
         interceptors = interceptor_list(

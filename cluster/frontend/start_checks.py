@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config import Limits
 from cluster.core.errors import invalid_argument, unimplemented
+from cluster.core.versioning_override import check_override
 from cluster.frontend.call import Call
 from cluster.frontend.request_checks import check_payload_bytes
 from cluster.visibility.search_attributes import Schema, validate
@@ -62,6 +63,10 @@ class StartChecks:
                 raise unimplemented(f"unknown callback variant: {variant}")
             if not callback.nexus.url.startswith(("http://", "https://")):
                 raise invalid_argument("invalid url: unknown scheme: only http and https callbacks are possible")
+
+    def check_versioning(self, request: Any) -> None:
+        if request.HasField("versioning_override"):
+            check_override(request.versioning_override, request.task_queue.name)
 
     def refuse_time_skipping(self, request: Any) -> None:
         if request.HasField("time_skipping_config"):

@@ -57,11 +57,6 @@ class Journal:
         self.bytes_since_cut = 0
 
     @property
-    def next_position(self) -> int:
-        """The position of the group that an entry added now would join."""
-        return self._sealed_position + 1
-
-    @property
     def last_position(self) -> int:
         """The position of the last group that has entries."""
         return self._groups[-1].position if self._groups else self.durable_position

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import structlog
@@ -246,9 +246,13 @@ class HistoryService:
     async def tell_parent(self, parent: ParentLink, execution: WorkflowExecution, close: HistoryEvent) -> None:
         """Records a child's end in its parent. Raises NOT_FOUND if there is no such parent any more."""
         shard = await self.shard_of(parent.namespace_id, parent.workflow_id)
-        run = await shard.find(parent.namespace_id, parent.workflow_id, parent.run_id)
-        while not run.state.is_open and run.state.reset_run_id:  # the parent was reset: its children are the new run's
-            run = await shard.find(parent.namespace_id, parent.workflow_id, run.state.reset_run_id)
+        try:
+            run = await shard.find(parent.namespace_id, parent.workflow_id, parent.run_id)
+            while not run.state.is_open and run.state.reset_run_id:  # the parent was reset: its children are the new run's
+                run = await shard.find(parent.namespace_id, parent.workflow_id, run.state.reset_run_id)
+        except CallerError:
+            await shard.all_durable()  # that there is no such parent may be news that a crash would forget
+            raise
         wanted = run.state.children.get(parent.initiated_event_id)
         if not run.state.is_open or wanted is None or wanted.workflow_id != execution.workflow_id:
             await shard.durable(run)
@@ -386,7 +390,3 @@ class HistoryService:
 
         return check
 
-
-Verb = Callable[
-    [HistoryService, Shard, NamespaceRecord, Any, Call | None, TaskToken | None], Awaitable[Message | bytes]
-]

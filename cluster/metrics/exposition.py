@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cluster.frontend.call_figures import LATENCY_BOUNDS_S, CallFigures
+from cluster.frontend.call_figures import CALLERS_FAULT, LATENCY_BOUNDS_S, CallFigures
 
 SERVICE = "frontend"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,7 +29,7 @@ class CallCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         requests = Metric("service_requests", "Calls that ended", "unknown")
-        errors = Metric("service_errors", "Calls that ended with an error", "unknown")
+        errors = Metric("service_errors", "Calls that ended with an error that is not their caller's fault", "unknown")
         error_kinds = Metric("service_error_with_type", "Calls that ended with an error, by status code", "unknown")
         pending = Metric("service_pending_requests", "Calls in flight", "gauge")
         latency = HistogramMetricFamily(
@@ -38,14 +38,20 @@ class CallCollector(Collector):
         for (operation, namespace), figure in list(self._figures.figures.items()):
             labels = {"operation": operation, "namespace": namespace, "service_name": SERVICE}
             requests.add_sample("service_requests", labels, figure.requests)
-            errors.add_sample("service_errors", labels, sum(figure.errors.values()))
+            faults = sum(count for code, count in figure.errors.items() if code not in CALLERS_FAULT)
+            errors.add_sample("service_errors", labels, faults)
             for code, count in figure.errors.items():
-                error_kinds.add_sample("service_error_with_type", {**labels, "error_type": code}, count)
+                error_kinds.add_sample("service_error_with_type", {**labels, "error_type": _error_type(code)}, count)
             latency.add_metric(tuple(labels.values()), _cumulative(figure.buckets), figure.latency_s)
         for operation, count in self._figures.in_flight.items():
             if count:
                 pending.add_sample("service_pending_requests", {"operation": operation, "service_name": SERVICE}, count)
         yield from (requests, errors, error_kinds, pending, latency)
+
+
+def _error_type(code: str) -> str:
+    """NOT_FOUND -> serviceerror_NotFound, which is what the public server calls most errors of that code."""
+    return "serviceerror_" + "".join(part.capitalize() for part in code.split("_"))
 
 
 def _cumulative(buckets: Iterable[int]) -> list[tuple[str, float]]:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from cluster.stores.base import Lease, LeaseLost, StoreUnavailable, StoreUnknown
+from cluster.stores.base import Lease, LeaseLost, StoreError, StoreUnavailable, StoreUnknown
 
 # Bounds the time that the first one of a group waits for the last, and the size of a statement.
 GROUP_RECORDS_MAX = 256
@@ -135,10 +135,12 @@ def _fail(runs: Sequence[Run], error: BaseException) -> None:
     """Each waiter gets an exception of its own: a shared one would collect the tracebacks of all."""
     for run in runs:
         for waiter in run.waiters:
-            if isinstance(error, Exception):
-                copy = type(error)(*error.args)
-                copy.__cause__ = error
-                _refuse(waiter, copy)
+            if isinstance(error, StoreError):
+                own = type(error)(*error.args)
+                own.__cause__ = error
+                _refuse(waiter, own)
+            elif isinstance(error, Exception):
+                _refuse(waiter, error)
             else:
                 _refuse(waiter, StoreUnknown("the store was shut down while the append was under way"))
 

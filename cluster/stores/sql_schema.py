@@ -7,7 +7,7 @@ driver per engine beside the asynchronous one, for what is one list here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +16,7 @@ from cluster.stores.base import SchemaMismatch
 COMPONENT: Final = "store"  # another component may keep tables and a version of its own in the same database
 SCHEMA_VERSION: Final = 1
 
-Steps = dict[int, Sequence[str]]  # version -> the statements that lead to it from the one before
+Steps = Mapping[int, Sequence[str]]  # version -> the statements that lead to it from the one before
 
 
 @dataclass(frozen=True, slots=True)

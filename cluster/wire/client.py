@@ -168,7 +168,7 @@ class WireClient:
 
     def _lost(self, link: _Link, connection: ClientConnection, began_at: float) -> None:
         self._draining.discard(connection)
-        if link.connection is not connection:
+        if link.connection is not connection or self._is_closed:
             return
         link.connection, link.reason = None, connection.end_reason
         lived_s = asyncio.get_running_loop().time() - began_at

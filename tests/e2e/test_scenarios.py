@@ -19,7 +19,6 @@ from tests.e2e.running import Outcome, run_scenarios
 from tests.e2e.scenarios import SCENARIOS
 from tests.e2e.stored_states import disagreements
 
-pytestmark = pytest.mark.xdist_group("e2e")  # one process runs all scenarios at once: one server, one event loop
 JOBS = 12
 NAMES = sorted(SCENARIOS)
 Outcomes = dict[str, Outcome]

@@ -16,6 +16,7 @@ from cluster.config import Limits
 from cluster.core.errors import CallerError, Code
 from cluster.frontend.authorisation import LoopbackOnly, is_loopback
 from cluster.frontend.call import Call
+from cluster.frontend.call_figures import CallFigures
 from cluster.frontend.id_lengths import id_lengths
 from cluster.frontend.methods import METHODS
 from cluster.frontend.permissions import Permission
@@ -234,7 +235,36 @@ async def test_calls_are_counted_under_the_names_of_the_public_server(served: Wo
     lost = 'namespace="_unknown_",operation="ListWorkflowExecutions",service_name="frontend"'
     assert f"service_requests{{{where}}} 1.0" in page
     assert f"service_errors{{{where}}} 0.0" in page
-    assert f"service_errors{{{lost}}} 1.0" in page
-    assert 'error_type="NOT_FOUND"' in page
+    assert f"service_errors{{{lost}}} 0.0" in page, "a caller's mistake is no failure of the service"
+    assert f'service_error_with_type{{error_type="serviceerror_NotFound",{lost}}} 1.0' in page
     assert 'service_latency_bucket{le="+Inf",namespace="default",operation="ListWorkflowExecutions"' in page
     assert "no-such" not in page
+
+
+async def test_what_is_not_the_callers_fault_counts_as_an_error_of_the_service(served: World) -> None:
+    async def broken(request: Any) -> Message:
+        raise RuntimeError("planted")
+
+    served.history.answers["describe_workflow_execution"] = broken
+    request = w.DescribeWorkflowExecutionRequest(namespace="default")
+    request.execution.workflow_id = "w"
+    assert (await refused(served.stub.DescribeWorkflowExecution(request, timeout=5)))[0] is grpc.StatusCode.INTERNAL
+    page = Exposition(served.frontend.figures).page().decode()
+    where = 'namespace="default",operation="DescribeWorkflowExecution",service_name="frontend"'
+    assert f"service_errors{{{where}}} 1.0" in page
+    assert f'service_error_with_type{{error_type="serviceerror_Internal",{where}}} 1.0' in page
+
+
+async def test_a_latency_is_measured_with_the_stopwatch_of_the_node() -> None:
+    times = iter((10.0, 10.004))
+    figures = CallFigures(lambda: next(times))
+
+    async def handler(call: Call, request: Any) -> Message | bytes:
+        return b""
+
+    method = METHODS["GetSystemInfo"]
+    await figures.interceptor(method, handler)(Call(method.path, {}, None, ""), w.GetSystemInfoRequest())
+    page = Exposition(figures).page().decode()
+    where = 'namespace="_unknown_",operation="GetSystemInfo",service_name="frontend"'
+    assert f'service_latency_bucket{{le="0.002",{where}}} 0.0' in page
+    assert f'service_latency_bucket{{le="0.005",{where}}} 1.0' in page

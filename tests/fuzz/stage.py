@@ -76,11 +76,11 @@ class Stage:
         self._turn += 1
         await self._refresh_namespaces()
         turn = f"{self._tag}{self._turn}"
-        queue = f"{QUEUE}-stage-{turn}"  # nobody else polls it
         for namespace in (FUZZ, OTHER):
             made: list[tuple[str, str]] = []
             for name in ("open", "closed", "started", "activity"):
                 workflow_id = f"{name}-{turn}"  # in the pools only once it is as it should be
+                queue = f"{QUEUE}-stage-{workflow_id}"  # of its own: nobody else polls it, and nothing else comes on it
                 run_id = await self._start(namespace, workflow_id, queue)
                 made.append((workflow_id, run_id))
                 self.pools.names |= {f"run:{namespace}:{name}": run_id, f"id:{namespace}:{name}": workflow_id}

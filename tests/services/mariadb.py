@@ -25,6 +25,7 @@ class MariadbServer:
             _program("mariadbd"),
             "--no-defaults",
             f"--datadir={folder / 'data'}",
+            f"--tmpdir={folder}",
             f"--socket={folder / 'socket'}",
             f"--port={self.port}",
             "--bind-address=127.0.0.1",
@@ -52,6 +53,7 @@ class MariadbServer:
             "GRANT ALL ON *.* TO test@'%' WITH GRANT OPTION;\n"
         )
         install = [_program("mariadb-install-db"), "--no-defaults", f"--datadir={self._folder / 'data'}", "--skip-test-db"]
+        install += [f"--tmpdir={self._folder}"]  # a server that starts removes what others have in a common /tmp
         run([*install, "--auth-root-authentication-method=normal"], USER)
 
     def start(self) -> None:

@@ -67,8 +67,8 @@ class PostgresServer:
         self._daemon.end(signal.SIGKILL)
 
     def _answers(self) -> bool:
-        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test"]
-        return subprocess.run(ready, capture_output=True).returncode == 0
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run([*ready, "-U", "test", "-d", "postgres"], capture_output=True).returncode == 0
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ WRITES: dict[str, Write] = {
     "append": lambda store, lease: store.append(lease, 2, b"2"),
     "appends in a group": lambda store, lease: asyncio.gather(store.append(lease, 2, b"2"), store.append(lease, 3, b"3")),
     "checkpoint": lambda store, lease: store.checkpoint(lease, [row(key())], [blob(key(), 1, 2)], [], 1),
+    "checkpoint that truncates nothing": lambda store, lease: store.checkpoint(lease, [row(key())], [], [], 0),
     "acquire": lambda store, lease: store.acquire(lease.shard, "b"),
     "metadata_put": lambda store, lease: store.metadata_put("kind", f"new-{lease.shard}", b"x", 0),
     "metadata_delete": lambda store, lease: store.metadata_delete("kind", f"old-{lease.shard}", 1),
@@ -133,7 +134,7 @@ async def _until(holds: Callable[[], bool]) -> None:
 async def test_an_append_that_waits_for_an_acquire_under_way_is_refused_when_it_commits(database: Database) -> None:
     async with database.opened() as store, database.session() as other:
         await _with_a_record(store)
-        for write in ("append", "appends in a group", "checkpoint"):
+        for write in ("append", "appends in a group", "checkpoint", "checkpoint that truncates nothing"):
             lease = await store.acquire(SHARD, "a")
             await other.run("BEGIN")
             await other.run(f"UPDATE outlast_shards SET range_id = range_id + 1 WHERE shard = {SHARD}")

@@ -6,6 +6,7 @@ time again, children it must not start twice. What follows is ordinary: a failed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import replace
@@ -70,9 +71,16 @@ def outbox(base: RunState) -> dict[int, str]:
 
 
 def begin_reset_run(
-    t: Transition, *, base: RunState, request: Any, later: list[HistoryEvent], start_request_id: str
+    t: Transition,
+    *,
+    base: RunState,
+    request: Any,
+    later: list[HistoryEvent],
+    start_request_id: str,
+    post_reset: Callable[[Transition], None] = lambda t: None,
 ) -> None:
-    """Everything of the new run that follows the shared prefix. `base` is the base run as it is now."""
+    """Everything of the new run that follows the shared prefix. `base` is the base run as it is now; `post_reset` is what the
+    caller wants done to the new run before its first task."""
     state = t.state
     t.note(RequestIdNote(start_request_id, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, 1, is_start=True))
     task = state.task
@@ -102,6 +110,7 @@ def begin_reset_run(
     for initiated_event_id in (*state.signals_out, *state.cancels_out, *state.children):
         t.note(OutboxNote(initiated_event_id, sending.get(initiated_event_id) or t.context.ids.uuid()))
     reapply(t, request, later)
+    post_reset(t)
     if not lifecycle.is_waiting_for_first_task(state):
         workflow_task.schedule(t)
 

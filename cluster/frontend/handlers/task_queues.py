@@ -16,7 +16,7 @@ from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.ports import MatchingPort
 from cluster.matching.tasks import QueueKey, TaskKind
-from cluster.stores.base import Store
+from cluster.stores.base import Store, StoreError
 
 CONFIG_KIND = "task-queue-config"
 _KINDS = {
@@ -79,9 +79,15 @@ def _update_config(services: Services) -> Handler:
         row = await services.store.metadata_get(CONFIG_KIND, key)
         version = 0 if row is None else row.version
         data = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), _bytes(response.config)))
-        if await services.store.metadata_put(CONFIG_KIND, key, data, version) is None:
-            if row is not None:
-                _apply(services.matching, row.data)
+        none = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), b""))
+        try:
+            taken = await services.store.metadata_put(CONFIG_KIND, key, data, version)
+        except StoreError:
+            _apply(services.matching, none if row is None else row.data)
+            raise
+        if taken is None:
+            row = await services.store.metadata_get(CONFIG_KIND, key)
+            _apply(services.matching, none if row is None else row.data)
             raise unavailable("the task queue's configuration was changed by somebody else at the same time, please retry")
         return response
 

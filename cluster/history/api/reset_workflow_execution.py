@@ -18,6 +18,7 @@ from cluster.core.events import join_framed, parse_events
 from cluster.core.machines import lifecycle
 from cluster.core.machines import reset as machine
 from cluster.core.transition import Transition
+from cluster.history.api.workflow_options import change_options
 from cluster.history.events import BLOB_BRANCH
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
@@ -57,6 +58,7 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
         request=request,
         later=parse_events(later),
         start_request_id=request.request_id or shard.ids.uuid(),
+        post_reset=lambda t: _post_reset(t, request.post_reset_operations),
     )
     changes: list[tuple[Run | None, Transition]] = []
     if current is not None:
@@ -73,6 +75,13 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
         changes.append((base, before))
     await shard.commit(*changes, (None, t))
     return ResetWorkflowExecutionResponse(run_id=run_id)
+
+
+def _post_reset(t: Transition, operations: Any) -> None:
+    """The public server names no identity in these events, and the frontend lets no other operation through."""
+    for operation in operations:
+        wanted = operation.update_workflow_options
+        change_options(t, wanted.workflow_execution_options, wanted.update_mask.paths, identity="")
 
 
 async def _found_by_request(shard: Shard, namespace_id: str, request: Any) -> str:

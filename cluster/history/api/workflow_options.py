@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from temporalio.api.common.v1 import Priority
@@ -17,6 +18,8 @@ from cluster.core.entry import StickyNote
 from cluster.core.errors import invalid_argument
 from cluster.core.machines import lifecycle, workflow_task
 from cluster.core.state import RunState
+from cluster.core.transition import Transition
+from cluster.core.versioning_override import check_override
 from cluster.history.shard import Shard
 
 
@@ -47,27 +50,35 @@ async def update_options(service: Any, shard: Shard, namespace: Any, request: An
     execution = request.workflow_execution
     run = await shard.find(namespace.id, execution.workflow_id, execution.run_id)
     lifecycle.require_open(run.state)
-    wanted = request.workflow_execution_options
-    merged = options_of(run.state)
-    for path in request.update_mask.paths:
+    t = shard.begin(run)
+    merged = change_options(t, request.workflow_execution_options, request.update_mask.paths, request.identity)
+    await shard.commit((run, t))
+    return UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=merged)
+
+
+def change_options(
+    t: Transition, wanted: WorkflowExecutionOptions, paths: Iterable[str], identity: str
+) -> WorkflowExecutionOptions:
+    """The run gets the named options; returns them all. Raises CallerError."""
+    merged = options_of(t.state)
+    for path in paths:
         head = path.split(".")[0].replace("versioningOverride", "versioning_override")
         if head == "versioning_override":
             merged.ClearField("versioning_override")
             if wanted.HasField("versioning_override"):
+                check_override(wanted.versioning_override, t.state.task_queue)
                 merged.versioning_override.CopyFrom(wanted.versioning_override)
         elif head == "priority":
             _merge_priority(merged.priority, wanted.priority, path)
         else:
             raise invalid_argument(f"error parsing UpdateMask: {path} is not an option of a workflow execution")
-    t = shard.begin(run)
     lifecycle.update_options(
         t,
         versioning_override=merged.versioning_override if merged.HasField("versioning_override") else None,
         priority=merged.priority if merged.HasField("priority") else None,
-        identity=request.identity,
+        identity=identity,
     )
-    await shard.commit((run, t))
-    return UpdateWorkflowExecutionOptionsResponse(workflow_execution_options=merged)
+    return merged
 
 
 def _merge_priority(into: Priority, wanted: Priority, path: str) -> None:
