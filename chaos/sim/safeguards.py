@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from cluster.stores.memory import MemoryStore
 
 Put = Callable[[Any, str, Any], None]
 SAFEGUARDS: dict[str, Callable[[Put], None]] = {}
+
+# Whether the running job writes rows; belongs to the job, so that nothing is left of it when its node is killed.
+IN_SLICE: contextvars.ContextVar[bool] = contextvars.ContextVar("chaos_sim_in_slice", default=False)
 
 
 def safeguard(patch: Callable[[Put], None]) -> Callable[[Put], None]:
@@ -235,26 +239,20 @@ def truncation_stops_at_the_cut(put: Put) -> None:
 def rows_wait_for_the_journal(put: Put) -> None:
     """A row never shows what the journal may lose."""
 
-    def durable(self: Journal, position: int) -> asyncio.Future[None]:
-        return _done()
+    real_durable, real_slice = Journal.durable, Checkpointer._write_slice
 
-    real = Checkpointer._write_slice
+    def durable(self: Journal, position: int) -> asyncio.Future[None]:
+        return _done() if IN_SLICE.get() else real_durable(self, position)
 
     async def write_slice(self: Checkpointer, keys: Any) -> None:
-        with removed_here(Journal, "durable", durable):
-            await real(self, keys)
+        token = IN_SLICE.set(True)
+        try:
+            await real_slice(self, keys)
+        finally:
+            IN_SLICE.reset(token)
 
+    put(Journal, "durable", durable)
     put(Checkpointer, "_write_slice", write_slice)
-
-
-@contextmanager
-def removed_here(owner: Any, attribute: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, attribute)
-    setattr(owner, attribute, value)
-    try:
-        yield
-    finally:
-        setattr(owner, attribute, before)
 
 
 @safeguard

@@ -32,6 +32,7 @@ from cluster.stores.faulty import FaultKind
 
 SAFETY_S = (10.0, 40.0)
 LIVENESS_S_MAX = 600.0
+SETTLE_S = 25.0  # longer than any task, attempt, backoff or delivery takes without faults
 RELEASE_EVERY_S = 5.0
 FEED_S_MAX = 60.0
 HEALED_DELAY_S_MAX = 0.02
@@ -168,9 +169,17 @@ class Story:
         return True
 
     async def _liveness(self) -> None:
-        """Every run is told to come to an end; those that do not are stuck."""
+        """After one more crash everything that is due moves by itself. Then every run is told to come to an end; those that do
+        not are stuck."""
+        self.world.slot.crash()
+        await self.world.start()
         before_ns = running_loop().now_ns()
         before = await collect_histories(self.world, self.chronicle)
+        await asyncio.sleep(SETTLE_S)
+        settled = await collect_histories(self.world, self.chronicle)
+        self.violations += map(
+            str, everything_outstanding_moves(before, settled, self._server_ns(before_ns), frozenset({"child"}))
+        )
         until = running_loop().time() + LIVENESS_S_MAX
         released: set[RunKey] = set()
         while (waiting := self.chronicle.unfinished()) and running_loop().time() < until:
@@ -184,7 +193,6 @@ class Story:
         while not is_fed(node) and running_loop().time() < fed_until:
             await asyncio.sleep(0.5)
         histories = await collect_histories(self.world, self.chronicle)
-        self.violations += map(str, everything_outstanding_moves(before, histories, self._server_ns(before_ns)))
         self.violations += map(str, every_run_ended(histories))
         self.violations += [f"{key} still owes {effects(self.chronicle.states[key])}" for key in self.chronicle.unfinished()]
         await self._judge(histories)

@@ -30,7 +30,7 @@ def without_notes(state: RunState) -> RunState:
     bare.cancels_out = {key: replace(one, request_id="") for key, one in state.cancels_out.items()}
     # Of an activity's attempts, heartbeats, pauses and changed options only the end becomes an event.
     bare.activities = {
-        key: Activity(one.scheduled_event_id, one.activity_id, one.activity_type, "", one.first_scheduled_at, 0)
+        key: Activity(one.scheduled_event_id, one.activity_id, one.activity_type, "", 0, 0)  # a reset moves its times
         for key, one in state.activities.items()
     }
     # A rejection leaves no event, so an update that is only admitted may be gone, whatever its history says.

@@ -207,17 +207,19 @@ def check_priority(message: Any) -> None:
 _NAMES_AFTER_RESET = {"signal_workflow": "*workflow.PostResetOperation_SignalWorkflow_"}
 
 
-def check_post_reset_operation(operation: Any) -> None:
+def check_post_reset_operations(operations: Iterable[Any]) -> None:
     """As the public server: of the operations that its API names, it carries out the change of options alone."""
-    variant = operation.WhichOneof("variant")
-    if variant != "update_workflow_options":
-        raise invalid_argument(f"unsupported post reset operation: {_NAMES_AFTER_RESET.get(variant, '<nil>')}")
-    wanted = operation.update_workflow_options
-    for path in wanted.update_mask.paths:
-        if not FieldMask(paths=[path]).IsValidForDescriptor(wanted.workflow_execution_options.DESCRIPTOR):
-            name = wanted.workflow_execution_options.DESCRIPTOR.full_name
-            raise invalid_argument(f'error applying update_options: proto: invalid path "{path}" for message "{name}"')
-    check_priority(wanted.workflow_execution_options)
+    for operation in operations:
+        variant = operation.WhichOneof("variant")
+        if variant != "update_workflow_options":
+            raise invalid_argument(f"unsupported post reset operation: {_NAMES_AFTER_RESET.get(variant, '<nil>')}")
+        wanted = operation.update_workflow_options
+        descriptor = wanted.workflow_execution_options.DESCRIPTOR
+        for path in wanted.update_mask.paths:
+            if not FieldMask(paths=[path]).IsValidForDescriptor(descriptor):
+                fault = f'invalid path "{path}" for message "{descriptor.full_name}"'
+                raise invalid_argument(f"error applying update_options: proto: {fault}")
+        check_priority(wanted.workflow_execution_options)
 
 
 def check_payload_bytes(message: Any, limits: Limits) -> None:

@@ -64,11 +64,9 @@ class StartChecks:
             if not callback.nexus.url.startswith(("http://", "https://")):
                 raise invalid_argument("invalid url: unknown scheme: only http and https callbacks are possible")
 
-    def check_versioning(self, request: Any) -> None:
+    def refuse_what_is_not_built(self, request: Any) -> None:
         if request.HasField("versioning_override"):
             check_override(request.versioning_override, request.task_queue.name)
-
-    def refuse_time_skipping(self, request: Any) -> None:
         if request.HasField("time_skipping_config"):
             raise unimplemented("The Time-Skipping feature is not enabled for namespace.")
 

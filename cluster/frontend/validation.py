@@ -33,7 +33,7 @@ from cluster.frontend.request_checks import (
     check_identity,
     check_links,
     check_payload_bytes,
-    check_post_reset_operation,
+    check_post_reset_operations,
     check_priority,
     check_retry_policy,
     check_start_delay,
@@ -110,8 +110,7 @@ def _start(v: Validation, call: Call, request: Any) -> None:
     check_priority(request)
     v.start_checks.check_callbacks(request.completion_callbacks)
     check_links([*request.links, *(link for cb in request.completion_callbacks for link in cb.links)], v.limits)
-    v.start_checks.check_versioning(request)
-    v.start_checks.refuse_time_skipping(request)
+    v.start_checks.refuse_what_is_not_built(request)
     check_identity(request, v.limits)
     v.start_checks.check_sizes(request, request.input)
 
@@ -145,8 +144,7 @@ def _signal_with_start(v: Validation, call: Call, request: Any) -> None:
     v.start_checks.check_search_attributes(call, request)
     check_priority(request)
     check_links(request.links, v.limits)
-    v.start_checks.check_versioning(request)
-    v.start_checks.refuse_time_skipping(request)
+    v.start_checks.refuse_what_is_not_built(request)
     check_identity(request, v.limits)
     v.start_checks.check_sizes(request, request.input)
     check_payload_bytes(request.signal_input, v.limits)
@@ -203,8 +201,7 @@ def _reset(v: Validation, call: Call, request: Any) -> None:
         request.reset_reapply_type = ResetReapplyType.RESET_REAPPLY_TYPE_ALL_ELIGIBLE
     if request.reset_reapply_type not in ResetReapplyType.values():
         raise invalid_argument(f"unknown reset reapply type: {request.reset_reapply_type}")
-    for operation in request.post_reset_operations:
-        check_post_reset_operation(operation)
+    check_post_reset_operations(request.post_reset_operations)
 
 
 def _history_page(v: Validation, call: Call, request: Any) -> None:

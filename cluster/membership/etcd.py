@@ -141,6 +141,7 @@ class EtcdMembership:
                 pause_s = min(self.settings.retry_max_s, pause_s * 2)
                 continue
             pause_s = self.settings.retry_min_s
+            self._show()  # what the watch showed may have waited for this answer to be fresh
             self._told()
             if self._lease is not None and not self._is_unpublished():
                 await self._rest()

@@ -14,6 +14,7 @@ from temporalio.api.operatorservice.v1 import ListClustersRequest, ListSearchAtt
 from temporalio.api.workflowservice import v1 as w
 
 from cluster.frontend.not_built import NOT_BUILT
+from cluster.stores.base import StoreUnavailable
 from tests.frontend.world import World, world
 
 
@@ -70,6 +71,36 @@ async def test_a_rate_limit_of_a_task_queue_survives_a_restart(served: World) ->
     describe.task_queue.name = "q"
     answer = fresh.describe_task_queue(served.record(), describe)
     assert answer.config.queue_rate_limit.rate_limit.requests_per_second == 7
+
+
+async def _rate_of(served: World, kind: TaskQueueType.ValueType) -> float:
+    describe = w.DescribeTaskQueueRequest(namespace="default", task_queue_type=kind, report_config=True)
+    describe.task_queue.name = "q"
+    answer = await served.stub.DescribeTaskQueue(describe, timeout=5)
+    return float(answer.config.queue_rate_limit.rate_limit.requests_per_second)
+
+
+@pytest.mark.parametrize("former", [0.0, 7.0])
+@pytest.mark.parametrize("outcome", [None, StoreUnavailable("planted")])
+async def test_a_rate_limit_that_was_not_stored_does_not_apply(
+    served: World, monkeypatch: pytest.MonkeyPatch, former: float, outcome: StoreUnavailable | None
+) -> None:
+    kind = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY
+    request = w.UpdateTaskQueueConfigRequest(namespace="default", task_queue="q", task_queue_type=kind)
+    if former:
+        request.update_queue_rate_limit.rate_limit.requests_per_second = former
+        await served.stub.UpdateTaskQueueConfig(request, timeout=5)
+
+    async def not_taken(*arguments: object) -> None:
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(served.store, "metadata_put", not_taken)
+    request.update_queue_rate_limit.rate_limit.requests_per_second = 9
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await served.stub.UpdateTaskQueueConfig(request, timeout=5)
+    assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert await _rate_of(served, kind) == former
 
 
 async def test_workers_are_counted(served: World) -> None:

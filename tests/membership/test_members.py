@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.membership.flapping import SECOND_NS, FlapLimits, hold_s, next_joins
 from cluster.membership.member_table import MemberTable
-from cluster.membership.members import MembershipRefused, NodeInfo, NodeState, View
+from cluster.membership.members import Membership, MembershipRefused, NodeInfo, NodeState, View
 from cluster.membership.static import StaticMembership
 from tests.membership.world import node
 
@@ -137,8 +137,9 @@ async def test_a_view_that_says_the_same_is_not_told_again() -> None:
     ],
 )
 async def test_a_node_that_does_not_fit_the_list_is_refused_and_told_why(me: NodeInfo, words: str) -> None:
+    membership: Membership = StaticMembership([node("a"), node("b")])
     with pytest.raises(MembershipRefused, match=words):
-        await StaticMembership([node("a"), node("b")]).join(me)
+        await membership.join(me)
 
 
 def test_a_node_listed_twice_is_refused() -> None:

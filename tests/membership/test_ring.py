@@ -22,7 +22,9 @@ def nodes(names: list[str], **changes: object) -> list[NodeInfo]:
 
 @settings(deadline=None, max_examples=60)
 @given(NAMES, st.data())
-def test_a_node_that_comes_takes_shards_to_itself_alone_and_when_it_goes_they_return(names: list[str], data: st.DataObject) -> None:
+def test_a_node_that_comes_takes_shards_to_itself_alone_and_they_return_when_it_goes(
+    names: list[str], data: st.DataObject
+) -> None:
     newcomer = data.draw(st.text("klmnop", min_size=1, max_size=8))
     before, after = Ring(nodes(names), SHARDS), Ring(nodes([*names, newcomer]), SHARDS)
     moved = moves(before, after)

@@ -12,7 +12,7 @@ import msgspec
 
 from cluster.membership.etcd import EtcdMembership
 from cluster.membership.etcd_entries import EtcdSettings
-from cluster.membership.members import NodeInfo, NodeState, View
+from cluster.membership.members import Membership, NodeInfo, NodeState, View
 from cluster.seams import JobSet, SystemClock, SystemIds
 from tests.services.etcd import EtcdServer
 
@@ -42,7 +42,8 @@ class Member:
         self.membership = EtcdMembership(settings, SystemClock(), SystemIds(), self.jobs)
         self.info = info
         self.views: list[View] = []
-        self.membership.on_change(self.views.append)
+        interface: Membership = self.membership  # mypy looks whether it is one
+        interface.on_change(self.views.append)
 
     async def join(self) -> Member:
         await self.membership.join(self.info)

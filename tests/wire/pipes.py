@@ -1,7 +1,7 @@
 """A network in memory: connections without sockets, so that tests (and a simulation) run on virtual time.
 
 `MemoryNetwork` is the seam's second implementation. Bytes arrive after `delay_s`, in order; a cut host neither hears nor answers,
-and nobody is told: that is a half-open connection.
+and nobody is told: that is a half-open connection. What was sent meanwhile arrives when the cut heals.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class MemoryPipe(asyncio.Transport):
     def _arrive(self, part: bytes) -> None:
         other = self.other
         assert other is not None
-        if self.network.is_cut(self.address, other.address):
-            return
-        if other.address in self.network.unread:
+        if self.network.is_cut(self.address, other.address) or other.address in self.network.unread:
             self._stalled.append(part)
             return
         self._unsent -= len(part)
@@ -61,6 +59,8 @@ class MemoryPipe(asyncio.Transport):
         stalled, self._stalled = self._stalled, []
         for part in stalled:
             self._arrive(part)
+        if self._is_closing and not self.is_ended:
+            self._close_when_sent()
 
     def close(self) -> None:
         if not self._is_closing:
@@ -69,7 +69,7 @@ class MemoryPipe(asyncio.Transport):
 
     def _close_when_sent(self) -> None:
         if self._stalled or (self.other and self.network.is_cut(self.address, self.other.address)):
-            return  # what is not taken keeps the end from coming; only abort helps
+            return  # what is not taken keeps the end from coming: it comes after it, or by abort
         self.abort()
 
     def abort(self) -> None:
@@ -117,6 +117,12 @@ class MemoryNetwork:
         self.cut: set[str] = set()
         self.unread: set[str] = set()
         self.connects = self.writes = 0
+
+    def heal(self) -> None:
+        """What was on its way all the time arrives now, in order, as TCP's repetitions make it."""
+        self.cut.clear()
+        for address in sorted({pipe.address for pipe in self.pipes} - self.unread):
+            self.read_again(address)
 
     def is_cut(self, *addresses: str) -> bool:
         return not self.cut.isdisjoint(addresses)

@@ -30,7 +30,7 @@ def test_a_half_open_connection_is_found_and_its_calls_fail_as_perhaps_executed(
         assert limits.keepalive_s <= loop.time() - begun <= limits.keepalive_s + limits.keepalive_timeout_s + 0.1
         # Nobody told the server: it finds out by its own watch, and ends what it does for the peer.
         await until(lambda: world.handler.cancelled == 1, limit_s=20)
-        network.cut.clear()
+        network.heal()
         await world.stop()
 
     simulated(story)
