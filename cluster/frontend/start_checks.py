@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config import Limits
 from cluster.core.errors import invalid_argument, unimplemented
-from cluster.core.versioning_override import check_override
+from cluster.core.machines.builds import check_override
 from cluster.frontend.call import Call
 from cluster.frontend.request_checks import check_payload_bytes
 from cluster.visibility.search_attributes import Schema, validate

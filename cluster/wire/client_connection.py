@@ -152,10 +152,8 @@ class ClientConnection(Connection):
         try:
             return await call.answer
         except asyncio.CancelledError:
-            if call.answer.cancelled():
+            if call.answer.cancelled():  # otherwise the answer came in the same moment
                 self.send(Cancel(call.id))
-            else:
-                call.answer.exception()  # it came in the same moment; looked at, so that asyncio does not report it as lost
             raise
         finally:
             timer.cancel()

@@ -1,4 +1,4 @@
-"""Everything at once, by seed: many calls, cancellations, deadlines, aborted and half-open connections. Nothing may be left over."""
+"""Everything at once, by seed: calls, cancellations, deadlines, aborted and half-open connections. Nothing may be left over."""
 
 from __future__ import annotations
 

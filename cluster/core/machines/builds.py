@@ -1,4 +1,5 @@
-"""Which builds of the workers have worked on a run: points it can be reset to, and two search attributes."""
+"""Which builds of the workers have worked on a run: points it can be reset to, and two search attributes.
+And which build a caller may ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import json
 
 from temporalio.api.common.v1 import Payload
 from temporalio.api.history.v1 import HistoryEvent, WorkflowTaskCompletedEventAttributes
+from temporalio.api.workflow.v1 import VersioningOverride
 
+from cluster.core.errors import failed_precondition, invalid_argument
 from cluster.core.events import timestamp_ns
 from cluster.core.state import ResetPoint, RunState
 
@@ -70,3 +73,25 @@ def _add(state: RunState, name: str, *wanted: str) -> None:
     data = json.dumps([*known, *missing], separators=(",", ":")).encode()
     payload = Payload(metadata={"encoding": b"json/plain", "type": b"KeywordList"}, data=data)
     state.search_attributes[name] = payload.SerializeToString(deterministic=True)
+
+
+def check_override(override: VersioningOverride, task_queue: str) -> None:
+    """Raises INVALID_ARGUMENT for a malformed one, FAILED_PRECONDITION for a pin.
+
+    While worker versioning is not built, no worker is of a deployment version: a pin taken silently would send the run to any
+    worker although its caller was told otherwise.
+    """
+    variant = override.WhichOneof("override")
+    if variant == "auto_upgrade" and not override.auto_upgrade:
+        raise invalid_argument("auto-upgrade override must be true")
+    if variant == "pinned" and not override.pinned.HasField("version"):
+        raise invalid_argument("must provide version if override is pinned.")
+    if variant is None and not override.behavior:
+        raise invalid_argument("override behavior is required")
+    if variant == "pinned":
+        version = f"{override.pinned.version.deployment_name}:{override.pinned.version.build_id}"
+    elif override.pinned_version:
+        version = override.pinned_version.replace(".", ":", 1)
+    else:
+        return
+    raise failed_precondition(f"Pinned version '{version}' is not present in task queue '{task_queue}' of type 'Workflow'")

@@ -17,9 +17,9 @@ from temporalio.api.workflowservice.v1 import (
 from cluster.core.entry import StickyNote
 from cluster.core.errors import invalid_argument
 from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.machines.builds import check_override
 from cluster.core.state import RunState
 from cluster.core.transition import Transition
-from cluster.core.versioning_override import check_override
 from cluster.history.shard import Shard
 
 
