@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 
 from cluster.core.errors import CallerError, Code, failed_precondition
-from cluster.core.state import RunState, Status
+from cluster.core.state import RunState, Status, TaskType
 from cluster.history.run import Run
 
 if TYPE_CHECKING:
@@ -100,14 +100,10 @@ async def query_workflow(
     if not _waits_for_first_task(run):
         await _first_task_completed(run, until)
     while _is_under_way(run.state):
+        _refuse_failing(run.state)
         answer = await _ride(shard, run, request.query, until)
         if answer is not None:
             return answer
-    state = run.state
-    if state.last_task_failed_cause and state.task is not None and state.task.attempt > 1:
-        raise failed_precondition(
-            "Unable to query workflow due to Workflow Task in failed state: fix the workflow's code or its worker first."
-        )
     return await service.query_directly(shard, run, request.query, until)
 
 
@@ -126,13 +122,15 @@ def _reject(state: RunState, condition: int) -> QueryWorkflowResponse | None:
 
 
 def _is_under_way(state: RunState) -> bool:
-    """A task will show the worker more than it has seen; only a speculative one brings it nothing new. One that fails again and
-    again does not count: whoever asks shall be told."""
-    task = state.task
-    if not state.is_open or task is None or state.paused_at:
-        return False
-    is_failing = task.attempt > 1 and bool(state.last_task_failed_cause)
-    return task.events_written or ((task.attempt > 1 or bool(state.buffered)) and not is_failing)
+    """A worker has yet to see what the run has accepted, or is just being told: attempts after a time-out, too."""
+    return state.is_open and state.task is not None and state.task.type == TaskType.NORMAL and not state.paused_at
+
+
+def _refuse_failing(state: RunState) -> None:
+    if state.last_task_failed_cause and state.task is not None and state.task.attempt > 1:
+        raise failed_precondition(
+            "Unable to query workflow due to Workflow Task in failed state: fix the workflow's code or its worker first."
+        )
 
 
 def _waits_for_first_task(run: Run) -> bool:

@@ -59,10 +59,10 @@ def _least(values: Sequence[Value]) -> SortValue:
 
 def _passes(test: Operator, value: Value, operands: tuple[Value, ...]) -> bool:
     """One value against a test. Value and operands are of one type; mypy cannot know that they compare."""
+    if test in (Operator.EQUAL, Operator.IN):
+        return value in operands  # a Text asked for punctuation has no operands, and holds for nothing
     first: Value = operands[0]
     match test:
-        case Operator.EQUAL | Operator.IN:
-            return value in operands
         case Operator.LESS:
             return value < first  # type: ignore[operator]
         case Operator.LESS_OR_EQUAL:
