@@ -75,7 +75,7 @@ async def workflow_task_answer(shard: Shard, run: Run, state: RunState, tokens: 
         answer.next_page_token = tokens.seal(Purpose.HISTORY_PAGE, token)
         last, pending = first + page_events - 1, []
     events = await shard.events(run, first, last)
-    send_buffered(run, answer)
+    send_buffered(run, state, answer)
     return with_history(answer, join_framed(events + pending))
 
 

@@ -8,6 +8,7 @@ repeated at will.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from temporalio.api.enums.v1 import QueryRejectCondition, QueryResultType, WorkflowExecutionStatus
@@ -35,10 +36,11 @@ WAIT_S_DEFAULT = 10.0
 class BufferedQuery:
     """Waits to ride with a workflow task."""
 
-    __slots__ = ("future", "is_sent", "query")
+    __slots__ = ("asked_at", "future", "is_sent", "query")
 
-    def __init__(self, query: WorkflowQuery) -> None:
+    def __init__(self, query: WorkflowQuery, asked_at: int) -> None:
         self.query = query
+        self.asked_at = asked_at  # the run's transition_count
         self.is_sent = False
         # None: no task is coming to ride with, ask directly.
         self.future: asyncio.Future[QueryWorkflowResponse | None] = asyncio.get_running_loop().create_future()
@@ -48,9 +50,12 @@ class BufferedQuery:
             self.future.set_exception(error)
 
 
-def send_buffered(run: Run, answer: PollWorkflowTaskQueueResponse) -> None:
-    """The started workflow task carries all queries that wait."""
+def send_buffered(run: Run, state: RunState, answer: PollWorkflowTaskQueueResponse) -> None:
+    """The workflow task that `state` shows as started carries the queries that waited for it. One that came after the start does
+    not ride: what was accepted meanwhile is buffered, and this task's worker will not see it."""
     for query_id, waiting in run.queries.items():
+        if waiting.asked_at >= state.transition_count:
+            continue
         waiting.is_sent = True
         answer.queries[query_id].CopyFrom(waiting.query)
 
@@ -157,7 +162,7 @@ async def _ride(shard: Shard, run: Run, query: WorkflowQuery, until: float) -> Q
     if len(run.queries) >= BUFFERED_MAX:
         raise CallerError(Code.RESOURCE_EXHAUSTED, "consistent query buffer is full, cannot accept new consistent queries")
     query_id = shard.ids.uuid()
-    waiting = BufferedQuery(query)
+    waiting = BufferedQuery(query, run.state.transition_count)
     run.queries[query_id] = waiting
     timer = asyncio.get_running_loop().call_at(until, _expire, waiting.future)
     try:
