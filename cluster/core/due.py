@@ -10,7 +10,7 @@ from temporalio.api.failure.v1 import Failure, TimeoutFailureInfo
 
 from cluster.core.machines import activity, lifecycle, timer, workflow_task
 from cluster.core.machines.successor import next_after, repeat
-from cluster.core.state import RunState, Status
+from cluster.core.state import RunState
 from cluster.core.transition import Transition
 
 
@@ -96,7 +96,3 @@ def _expire(t: Transition) -> list[Transition]:
     successor = repeat(t, run_id, after, failure, None)
     lifecycle.time_out(t, after.retry_state, run_id)
     return [successor]
-
-
-def is_over(state: RunState) -> bool:
-    return not state.is_open and state.status != Status.NONE

@@ -7,7 +7,6 @@ event id) and ends in an entry that makes it disappear from here.
 from __future__ import annotations
 
 import msgspec
-from temporalio.api.enums.v1 import ParentClosePolicy
 
 from cluster.core.machines import activity, child
 from cluster.core.state import RunState, Status
@@ -84,7 +83,3 @@ def _of_open_run(state: RunState) -> list[Effect]:
     if state.cancels_out:
         owed.extend(map(CancelExternal, state.cancels_out))
     return owed
-
-
-def is_abandoned(parent_close_policy: int) -> bool:
-    return parent_close_policy == ParentClosePolicy.PARENT_CLOSE_POLICY_ABANDON
