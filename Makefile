@@ -26,7 +26,7 @@ $(READY): uv.lock pyproject.toml ops/setup.sh
 demo: $(READY) ## 200 money transfers while the server is killed three times and the worker once
 	@$(PY) -m ops.demo $(ARGS)
 
-test: $(READY) ## all tests (about 20 minutes at most on 2 cores)
+test: $(READY) ## all tests (about 4 minutes on 2 cores)
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## ruff, mypy --strict, layers, tidy, docs

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from chaos.sim.disk import VISIBILITY_DOWN
+from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN
 from chaos.sim.faults import ReplyFault, WorkerFault
 from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
 from chaos.sim.store_faults import STORIES, run_all
@@ -19,7 +19,7 @@ from cluster.stores.faulty import FaultKind
 
 # A batch this large must have injected every kind of fault at least once.
 SEEDS_FOR_EVERY_KIND = 100
-EVERY_KIND = frozenset([*map(str, FaultKind), *map(str, ReplyFault), *map(str, WorkerFault), VISIBILITY_DOWN])
+EVERY_KIND = frozenset([*map(str, FaultKind), *map(str, ReplyFault), *map(str, WorkerFault), VISIBILITY_DOWN, TORN_CHECKPOINT])
 SHOWN_VIOLATIONS_MAX = 5
 
 

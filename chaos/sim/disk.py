@@ -16,25 +16,45 @@ from cluster.core.apply import apply_entry, new_state
 from cluster.core.effects import effects
 from cluster.core.entry import decode_group
 from cluster.core.state import RunState, decode_state
-from cluster.stores.base import Lease, RunKey, ShardId
+from cluster.stores.base import HistoryBlob, Lease, RunKey, ShardId, Snapshot, StoreUnknown
 from cluster.stores.memory import MemoryStore
 from cluster.visibility.base import VisibilityCount, VisibilityRow, VisibilityUnavailable
 from cluster.visibility.expressions import Query
 from cluster.visibility.memory import MemoryVisibility
 
 VISIBILITY_DOWN = "visibility_down"
+TORN_CHECKPOINT = "torn_checkpoint"
 
 
 class ArchivedStore(MemoryStore):
-    """The oracle store, which also remembers what it truncates."""
+    """The oracle store, which also remembers what it truncates, and which tears checkpoints: the contract does not promise one
+    transaction, only an order (history, rows, deletions, truncation), so a prefix of that order may be all that is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, torn: FaultPlan, cuts: random.Random) -> None:
         super().__init__()
         self.archive: dict[ShardId, dict[int, bytes]] = {}
+        self._torn = torn
+        self._cuts = cuts
 
     async def append(self, lease: Lease, position: int, data: bytes) -> None:
         await super().append(lease, position, data)
         self.archive.setdefault(lease.shard, {})[position] = data
+
+    async def checkpoint(
+        self,
+        lease: Lease,
+        snapshots: Sequence[Snapshot],
+        histories: Sequence[HistoryBlob],
+        deletions: Sequence[RunKey],
+        truncate_to: int,
+    ) -> None:
+        cut = self._cuts.randrange(len(histories) + len(snapshots) + 1)
+        if self._torn.draw() is None:
+            await super().checkpoint(lease, snapshots, histories, deletions, truncate_to)
+            return
+        running_loop().trace("torn checkpoint", shard=lease.shard, done=cut)
+        await super().checkpoint(lease, snapshots[: max(0, cut - len(histories))], histories[:cut], [], 0)
+        raise StoreUnknown("injected: the checkpoint was cut off")
 
 
 class SimVisibility:

@@ -19,8 +19,8 @@ from chaos.sim.story import run_seed
 from cluster.core.errors import not_found
 from cluster.core.machines import activity, activity_calls, lifecycle, start, update
 from cluster.core.transition import Transition
-from cluster.history import checkpoint, deliveries, visibility_feed
-from cluster.history.api import respond_workflow_task
+from cluster.history import checkpoint, deliveries, polls, visibility_feed
+from cluster.history.api import reset_workflow_execution, respond_workflow_task
 from cluster.history.checkpoint import Checkpointer
 from cluster.history.journal import Journal
 from cluster.history.outstanding import Outstanding
@@ -315,3 +315,29 @@ def buffered_events_are_flushed(put: Put) -> None:
 def timers_wake_their_runs(put: Put) -> None:
     """A change moves the wake-up."""
     put(Shard, "set_wake", lambda self, run: None)
+
+
+@safeguard
+def queries_do_not_ride_with_earlier_tasks(put: Put) -> None:
+    """A query that came after a task's start waits for the next one, which shows what was acked before the query."""
+
+    def send_all(run: Any, state: Any, answer: Any) -> None:
+        for query_id, waiting in run.queries.items():
+            waiting.is_sent = True
+            answer.queries[query_id].CopyFrom(waiting.query)
+
+    put(polls, "send_buffered", send_all)
+
+
+@safeguard
+def resets_wait_for_what_came_meanwhile(put: Put) -> None:
+    """What the base run takes while a reset is under way is reapplied too."""
+    real = reset_workflow_execution._later_events
+
+    async def later_events(shard: Shard, base: Any, first: int) -> Any:
+        seen, _, later = await real(shard, base, first)
+        await asyncio.sleep(0.1)
+        current = await shard.current(base.namespace_id, base.workflow_id)
+        return seen, current, later
+
+    put(reset_workflow_execution, "_later_events", later_events)

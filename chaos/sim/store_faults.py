@@ -87,7 +87,7 @@ def run_once(name: str, index: int = -1, kind: FaultKind | None = None) -> Try:
 async def _run(name: str, made: Try) -> None:
     streams = Streams(1)
     none = FaultPlan(streams("none"), {}, active=False)
-    world = World(streams, CONFIG, made.plan, none, none)
+    world = World(streams, CONFIG, made.plan, none, none, none)
     ledger = Ledger()
     requests = Requests(world, ledger, streams("requests"), hasty=0.0, give_up_s=120.0)
     await world.start()

@@ -12,16 +12,16 @@ from temporalio.api.workflowservice import v1 as api
 
 from chaos.checkers.histories import RunHistory
 from chaos.checkers.ledger import Ledger
-from chaos.checkers.moves import every_run_ended, everything_outstanding_moves
+from chaos.checkers.moves import every_run_ended, everything_outstanding_moves, outstanding
 from chaos.sim.clients import LOST, Requests
-from chaos.sim.disk import VISIBILITY_DOWN, Chronicle
+from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN, Chronicle
 from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw_rates
 from chaos.sim.logs import errors_collected
 from chaos.sim.loop import running_loop, simulate
 from chaos.sim.programs import RELEASE, payloads
 from chaos.sim.rand import Streams
 from chaos.sim.trace import Trace
-from chaos.sim.verdict import Evidence, collect_histories, is_fed, judge, list_agrees, states_agree
+from chaos.sim.verdict import Evidence, collect_histories, is_fed, judge, list_agrees, lost_children, states_agree
 from chaos.sim.workers import SimWorker, Tasks
 from chaos.sim.workload import Workload
 from chaos.sim.world import NAMESPACE, World, draw_config
@@ -32,6 +32,7 @@ from cluster.stores.faulty import FaultKind
 
 SAFETY_S = (10.0, 40.0)
 LIVENESS_S_MAX = 600.0
+LOST_CHILDREN_S = 120.0
 SETTLE_S = 25.0  # longer than any task, attempt, backoff or delivery takes without faults
 RELEASE_EVERY_S = 5.0
 FEED_S_MAX = 60.0
@@ -69,10 +70,16 @@ class Story:
         self.reply_faults = FaultPlan(streams("reply faults"), draw_rates(streams("reply rates"), ReplyFault, 0.005, 0.1))
         self.worker_faults = FaultPlan(streams("worker faults"), draw_rates(streams("worker rates"), WorkerFault, 0.01, 0.15))
         self.visibility_faults = FaultPlan(streams("index faults"), {VISIBILITY_DOWN: draw.choice([0.0, 0.1, 0.9])})
+        self.torn_checkpoints = FaultPlan(streams("torn checkpoints"), {TORN_CHECKPOINT: draw.choice([0.0, 0.01, 0.1])})
         self.crash_every_s = draw.choice([0.0, 3.0, 10.0])
         self.forget_every_s = draw.choice([0.0, 5.0])
         self.world = World(
-            streams, draw_config(streams("config")), StorePlan(self.store_faults), self.reply_faults, self.visibility_faults
+            streams,
+            draw_config(streams("config")),
+            StorePlan(self.store_faults),
+            self.reply_faults,
+            self.visibility_faults,
+            self.torn_checkpoints,
         )
         self.ledger = Ledger()
         self.requests = Requests(self.world, self.ledger, streams("requests"))
@@ -116,6 +123,7 @@ class Story:
             "reply": self.reply_faults,
             "worker": self.worker_faults,
             "visibility": self.visibility_faults,
+            "torn": self.torn_checkpoints,
         }
 
     # --- phases ---------------------------------------------------------------------------------------------------------
@@ -180,9 +188,11 @@ class Story:
         self.violations += map(
             str, everything_outstanding_moves(before, settled, self._server_ns(before_ns), frozenset({"child"}))
         )
-        until = running_loop().time() + LIVENESS_S_MAX
+        began = running_loop().time()
         released: set[RunKey] = set()
-        while (waiting := self.chronicle.unfinished()) and running_loop().time() < until:
+        while (waiting := self.chronicle.unfinished()) and running_loop().time() < began + LIVENESS_S_MAX:
+            if running_loop().time() > began + LOST_CHILDREN_S:
+                await self._end_those_with_lost_children(waiting)
             for key in waiting:
                 if self.chronicle.states[key].is_open and key not in released and await self._release(key):
                     released.add(key)
@@ -196,6 +206,13 @@ class Story:
         self.violations += map(str, every_run_ended(histories))
         self.violations += [f"{key} still owes {effects(self.chronicle.states[key])}" for key in self.chronicle.unfinished()]
         await self._judge(histories)
+
+    async def _end_those_with_lost_children(self, waiting: list[RunKey]) -> None:
+        by_run = {history.run_id: history for history in await collect_histories(self.world, self.chronicle)}
+        for key in waiting:
+            history = by_run[key.run_id]
+            if {item.what for item in outstanding(history)} == {"child"} and lost_children(history, by_run):
+                self.injected["lost_child"] += await self.requests.end("story", "terminate", key.workflow_id, key.run_id)
 
     def _server_ns(self, virtual_ns: int) -> int:
         node = self.world.node

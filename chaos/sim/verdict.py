@@ -6,7 +6,7 @@ written, and, but for what public history does not show, as the fold of its even
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +140,17 @@ def memory_state(node: SimNode, shard: int, key: RunKey) -> RunState | None:
 def differences(one: RunState, other: RunState) -> str:
     fields = [name for name in one.__struct_fields__ if getattr(one, name) != getattr(other, name)]
     return "; ".join(f"{name}: {getattr(one, name)!r} / {getattr(other, name)!r}" for name in fields)[:600]
+
+
+def lost_children(history: RunHistory, by_run: Mapping[str, RunHistory]) -> bool:
+    """A run that was reset from one which had been closed (not by the reset) waits in vain for children that were started before
+    the reset point: they told the closed run, and do not tell again. The public server has the same gap; the simulator ends
+    such runs from outside, and counts them."""
+    base = by_run.get(history.base_run_id)
+    if base is None:
+        return False
+    was_closed = base.closed_ns is not None and base.closed_ns < history.started_ns
+    return was_closed or lost_children(base, by_run)
 
 
 def is_fed(node: SimNode) -> bool:

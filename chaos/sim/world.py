@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 from chaos.sim.disk import ArchivedStore, SimVisibility
-from chaos.sim.faults import FaultPlan, SimStore, StorePlan
+from chaos.sim.faults import FaultPlan, SimStore
 from chaos.sim.loop import running_loop
 from chaos.sim.nodes import NodeDied, NodeSlot, Wire
 from chaos.sim.rand import SimClock, SimIds, Streams
@@ -163,10 +163,11 @@ class World:
         store_plan: Callable[[int, str], Fault | None],
         reply_faults: FaultPlan,
         visibility_faults: FaultPlan,
+        torn_checkpoints: FaultPlan,
     ) -> None:
         self.streams = streams
         self.config = config
-        self.disk = ArchivedStore()
+        self.disk = ArchivedStore(torn_checkpoints, streams("cuts"))
         self.index = MemoryVisibility()
         self.store_plan = store_plan
         self.visibility_faults = visibility_faults
@@ -175,12 +176,6 @@ class World:
         self.unexpected: list[str] = []  # answers and ends that no server may give
         self.unexpected_causes: list[BaseException] = []
         self.failed_starts_count = 0
-
-    @classmethod
-    def without_faults(cls, streams: Streams, config: WorldConfig) -> World:
-        """For tests and for finding out what an undisturbed run does."""
-        none: Callable[[str], FaultPlan] = lambda name: FaultPlan(streams(name), {}, active=False)  # noqa: E731
-        return cls(streams, config, StorePlan(none("no store faults")), none("no reply faults"), none("no visibility faults"))
 
     @property
     def node(self) -> SimNode | None:

@@ -99,6 +99,7 @@ async def test_text_matches_any_word_and_lists_any_element(store: VisibilityStor
     await store.upsert([row("w", search_attributes=attributes(Note="The quick, brown fox", Tags=["red", "Blue"]))])
     assert await ids(store, "Note = 'QUICK turtle'") == ["w"]
     assert await ids(store, "Note = 'turtle'") == await ids(store, "Note != 'brown'") == []
+    assert await ids(store, "Note = '...'") == [] and await ids(store, "Note != '...'") == ["w"]  # no word at all
     assert await ids(store, "Tags = 'Blue'") == await ids(store, "Tags IN ('x', 'red')") == ["w"]
     assert await ids(store, "Tags = 'blue'") == await ids(store, "Tags NOT IN ('x', 'red')") == []
 
