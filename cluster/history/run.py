@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Hashable
 from typing import Any
 
+from cluster.config import Limits
 from cluster.core.entry import Entry, Flushed
 from cluster.core.state import RunState
+from cluster.frontend.call import Call
 from cluster.history.journal import shard_is_moving
 from cluster.stores.base import RunKey
 
@@ -75,6 +77,15 @@ class Run:
             self.waiters.append(future)
         return future
 
+    async def changed_until(self, until: float) -> None:
+        """Returns at the next durable change, or at `until` (loop.time() seconds). Raises what ends the waiting for all."""
+        changed = self.changed()
+        timer = asyncio.get_running_loop().call_at(until, _give_up, changed)
+        try:
+            await changed
+        finally:
+            timer.cancel()
+
     def wake_waiters(self) -> None:
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
@@ -94,3 +105,19 @@ class Run:
 def feed_signature(state: RunState) -> tuple[Any, ...]:
     """What the visibility row shows; when it changes, the row is written again."""
     return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted)
+
+
+LONG_POLL_TAIL_S = 1.0  # a long poll is answered this long before its caller's deadline
+
+
+def long_poll_until(limits: Limits, call: Call | None) -> float:
+    """loop.time() seconds at which a long poll ends, in good time before the caller's deadline if it set one."""
+    now = asyncio.get_running_loop().time()
+    longest = now + limits.history_long_poll_ns / 1e9
+    deadline = call.deadline if call is not None else None
+    return longest if deadline is None else max(now, min(longest, deadline - LONG_POLL_TAIL_S))
+
+
+def _give_up(changed: asyncio.Future[None]) -> None:
+    if not changed.done():
+        changed.set_result(None)

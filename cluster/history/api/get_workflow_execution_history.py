@@ -16,12 +16,11 @@ from cluster.core.events import frame, join_framed
 from cluster.core.machines import workflow_task
 from cluster.core.state import RunState
 from cluster.history.polls import HistoryPageToken
-from cluster.history.run import Run
+from cluster.history.run import Run, long_poll_until
 from cluster.history.shard import Shard
 from cluster.tokens import Purpose, TokenRefused, Tokens
 
 _HISTORY_TAG = b"\x0a"  # GetWorkflowExecutionHistoryResponse.history, field 1
-TAIL_S = 1.0  # answered this long before the caller's deadline
 
 
 async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call: Any, token: Any) -> Any:
@@ -32,7 +31,7 @@ async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call
     is_waiting = request.wait_new_event
     wants_close = request.history_event_filter_type == HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT
     if is_waiting:
-        state = await _wait(shard, run, first, wants_close, _until(service, call))
+        state = await _wait(shard, run, first, wants_close, long_poll_until(service.limits, call))
     last = state.next_event_id - 1
     if wants_close:
         return await _close_event(service.tokens, shard, run, state, is_waiting)
@@ -79,13 +78,6 @@ async def reverse(service: Any, shard: Shard, namespace: Any, request: Any, call
     return answer.SerializeToString() + _length_delimited(join_framed(reversed(events)))
 
 
-def _until(service: Any, call: Any) -> float:
-    now = asyncio.get_running_loop().time()
-    longest: float = now + service.limits.history_long_poll_ns / 1e9
-    deadline: float | None = call.deadline if call is not None else None
-    return longest if deadline is None else max(now, min(longest, deadline - TAIL_S))
-
-
 async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: float) -> RunState:
     """Until there is something new (or the close), or the time is over; a run that went on is followed by nobody."""
     loop = asyncio.get_running_loop()
@@ -96,17 +88,7 @@ async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: fl
             return state
         if run.state is not state:
             continue  # it went on during the read
-        changed = run.changed()
-        timer = loop.call_at(until, _give_up, changed)
-        try:
-            await changed
-        finally:
-            timer.cancel()
-
-
-def _give_up(changed: asyncio.Future[None]) -> None:
-    if not changed.done():
-        changed.set_result(None)
+        await run.changed_until(until)
 
 
 def _names(run: Run) -> tuple[str, str, str]:

@@ -23,14 +23,13 @@ from cluster.core.events import parse_event
 from cluster.core.machines import lifecycle
 from cluster.core.machines import update as machine
 from cluster.core.state import RunState, UpdateStage
-from cluster.history.run import Run
+from cluster.history.run import Run, long_poll_until
 from cluster.history.shard import Shard
 
 STAGES = UpdateWorkflowExecutionLifecycleStage
 ADMITTED = STAGES.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ADMITTED
 ACCEPTED = STAGES.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_ACCEPTED
 COMPLETED = STAGES.UPDATE_WORKFLOW_EXECUTION_LIFECYCLE_STAGE_COMPLETED
-TAIL_S = 1.0
 REJECTED_KEPT_MAX = 100
 
 
@@ -55,7 +54,7 @@ async def answer_of(
     service: Any, shard: Shard, run: Run, namespace: str, update_id: str, wanted: int, call: Any
 ) -> UpdateWorkflowExecutionResponse:
     """Waits for the wanted stage, at most until the caller's time is over; then tells how far it is."""
-    stage, outcome = await wait_for(shard, run, update_id, wanted or ACCEPTED, _until(service, call))
+    stage, outcome = await wait_for(shard, run, update_id, wanted or ACCEPTED, long_poll_until(service.limits, call))
     response = UpdateWorkflowExecutionResponse(
         update_ref=UpdateRef(
             workflow_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
@@ -76,7 +75,7 @@ async def poll(service: Any, shard: Shard, namespace: Any, request: Any, call: A
     if update_id not in (await shard.read(run)).updates and update_id not in run.rejected:
         raise not_found(f'update "{update_id}" not found')
     wanted = request.wait_policy.lifecycle_stage
-    stage, outcome = await wait_for(shard, run, update_id, wanted, _until(service, call))
+    stage, outcome = await wait_for(shard, run, update_id, wanted, long_poll_until(service.limits, call))
     return PollWorkflowExecutionUpdateResponse(
         outcome=outcome,
         stage=stage,
@@ -100,12 +99,7 @@ async def wait_for(
             return reached
         if run.state is not state:
             continue  # it went on during the read
-        changed = run.changed()
-        timer = loop.call_at(until, _give_up, changed)
-        try:
-            await changed
-        finally:
-            timer.cancel()
+        await run.changed_until(until)
 
 
 async def _reached(
@@ -129,18 +123,6 @@ async def _reached(
             raise unavailable("workflow operation can not be applied because workflow is closing")
         raise not_found("workflow update was aborted by closing workflow")
     return (ACCEPTED if one.stage == UpdateStage.ACCEPTED else ADMITTED), None
-
-
-def _until(service: Any, call: Any) -> float:
-    now = asyncio.get_running_loop().time()
-    longest: float = now + service.limits.history_long_poll_ns / 1e9
-    deadline: float | None = call.deadline if call is not None else None
-    return longest if deadline is None else max(now, min(longest, deadline - TAIL_S))
-
-
-def _give_up(changed: asyncio.Future[None]) -> None:
-    if not changed.done():
-        changed.set_result(None)
 
 
 def _link(run: Run, namespace: str, update_id: str) -> Link:
