@@ -1,127 +1,66 @@
 """The composition root: the only place (beside the simulator's world) where concrete clocks, ids, stores and servers are made.
 
-    start   open the store -> who is this cluster -> keys -> visibility -> namespaces -> matching -> history -> listen
-    drain   refuse new calls, end parked polls, let the rest finish
-    close   stop listening, history (checkpoint), visibility, store; the order of start, backwards
+    start   open the store -> who is this cluster -> take a place among the nodes -> shards -> listen
+    drain   hand the shards to other nodes, refuse new calls, end parked polls, let the rest finish
+    close   stop listening, history (checkpoint), leave the others, visibility, store; the order of start, backwards
 
-Heavy modules are imported where they are used, so that `outlast --help` stays quick and a wrong option fails at once.
+What the parts are and how they hold together is assembly.py. Heavy modules are imported where they are used, so that
+`outlast --help` stays quick and a wrong option fails at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import structlog
 
-from cluster.config import Limits, ShardConfig
+from cluster.file_lock import DatabaseInUse, FileLock
+from cluster.membership.members import NodeInfo
+from cluster.node_config import MEMORY, NodeConfig
+from cluster.routing.place import FindMembers, Place
 from cluster.seams import JobSet, SystemClock, SystemIds
+from cluster.wire.network import Network, TcpNetwork, Tls
 
 if TYPE_CHECKING:
+    from cluster.assembly import Assembly
+    from cluster.core.errors import CallerError
     from cluster.frontend.authorisation import Policy
     from cluster.frontend.cluster_identity import ClusterIdentity
     from cluster.frontend.http_pages import HttpPages
-    from cluster.frontend.namespace_removal import NamespaceRemoval
     from cluster.frontend.service import Frontend
     from cluster.frontend.transport_grpc import GrpcTransport
     from cluster.history.service import HistoryService
     from cluster.matching.service import Matching
-    from cluster.namespaces.record import NamespaceRecord
+    from cluster.membership.members import Membership
     from cluster.namespaces.registry import NamespaceRegistry
+    from cluster.routing.peers import Peers
     from cluster.stores.base import Store
-    from cluster.tokens import Tokens
     from cluster.visibility.base import VisibilityStore
-    from cluster.visibility.search_attributes import Schema
+
+__all__ = ["MEMORY", "DatabaseInUse", "FileLock", "Node", "NodeConfig", "NotLoopback"]
 
 log = structlog.get_logger("outlast.node")
-
-MEMORY = ":memory:"
-DRAIN_S = 5.0  # what a call under way gets before the node closes
-
-
-class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """port 0 = one that the system chooses. db: a file, or ":memory:" (everything is lost at exit).
-
-    search_attributes: name -> type (an AttributeType), added to every namespace of `namespaces`.
-    shards: None = as many as the database has, 4 for a new one.
-    """
-
-    ip: str = "127.0.0.1"
-    port: int = 7233
-    http_port: int = 7243
-    db: str = MEMORY
-    sync: Literal["full", "normal"] = "full"
-    namespaces: tuple[str, ...] = ("default",)
-    search_attributes: Mapping[str, int] = {}
-    shards: int | None = None
-    cluster_name: str = "active"
-    limits: Limits = Limits()
-    shard: ShardConfig = ShardConfig()
 
 
 class NotLoopback(Exception):
     """No security is configured, so only loopback addresses may be listened on."""
 
 
-class DatabaseInUse(Exception):
-    """Another process runs on this file, or this one may not."""
-
-
-class FileLock:
-    """One process per database file. The kernel lets go of it however the process ends."""
-
-    def __init__(self, database: str) -> None:
-        path = Path(database + ".lock").absolute()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise DatabaseInUse(f"{database} cannot be used: {error.strerror}: {path}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(self._file, 32).decode("ascii", "replace").strip()
-            os.close(self._file)
-            raise DatabaseInUse(f"{database} is in use by another Outlast (pid {owner or 'unknown'})") from None
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
-
-    async def close(self) -> None:
-        os.close(self._file)
-
-
-class KnownNamespaces:
-    """The registry as history sees it: what this node knows, without waiting. A call reaches history only after the frontend
-    found its namespace, so what is not known here does not exist."""
-
-    def __init__(self, registry: NamespaceRegistry) -> None:
-        self._registry = registry
-
-    def by_name(self, name: str) -> NamespaceRecord:
-        return self._known(self._registry.cached(name), name)
-
-    def by_id(self, id: str) -> NamespaceRecord:
-        return self._known(self._registry.cached_by_id(id), id)
-
-    def _known(self, record: NamespaceRecord | None, named: str) -> NamespaceRecord:
-        if record is None:
-            from cluster.namespaces.registry import namespace_not_found
-
-            raise namespace_not_found(named)
-        return record
-
-
 class Node:
-    """One process with every role. Make it, start it, and close it once, in one event loop."""
+    """One process. Make it, start it, and close it once, in one event loop.
 
-    def __init__(self, config: NodeConfig) -> None:
+    find_members: where a node with `wire` but without `etcd` learns who else there is.
+    """
+
+    def __init__(self, config: NodeConfig, find_members: FindMembers | None = None) -> None:
         self.config = config
+        self.node_id = config.node_id or f"{os.uname().nodename}-{os.getpid()}"
         self.clock = SystemClock()
         self.ids = SystemIds()
         self.spawn = JobSet(self._job_failed)
@@ -129,22 +68,41 @@ class Node:
         self.http_port = 0
         self.started_in_ms = 0.0
         self.failed: asyncio.Event = asyncio.Event()
+        self.drain_asked: asyncio.Event = asyncio.Event()
         self.store: Store
         self.visibility: VisibilityStore
-        self.identity: ClusterIdentity
-        self.tokens: Tokens
-        self.namespaces: NamespaceRegistry
-        self.matching: Matching
-        self.history: HistoryService
+        self.assembly: Assembly
+        self.place: Place
         self.frontend: Frontend
-        self._removal: NamespaceRemoval
+        self._find_members = find_members
         self._transport: GrpcTransport | None = None
         self._http: HttpPages | None = None
         self._opened: list[tuple[str, Any]] = []  # what to close, in the order of opening
 
+    @property
+    def identity(self) -> ClusterIdentity:
+        return self.assembly.identity
+
+    @property
+    def namespaces(self) -> NamespaceRegistry:
+        return self.assembly.namespaces
+
+    @property
+    def history(self) -> HistoryService:
+        return self.assembly.history
+
+    @property
+    def matching(self) -> Matching:
+        return self.assembly.matching
+
+    @property
+    def peers(self) -> Peers:
+        return self.assembly.peers
+
     # --- start ------------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Raises NotLoopback, DatabaseInUse, PortInUse, StoreError, ShardCountDiffers; then nothing is left open."""
+        """Raises NotLoopback, DatabaseInUse, PortInUse, StoreError, ShardCountDiffers, MembershipRefused, MembershipUnavailable,
+        InsecureListener, OSError (files of keys); then nothing is left open."""
         began = time.monotonic()
         try:
             await self._start()
@@ -154,130 +112,132 @@ class Node:
         self.started_in_ms = (time.monotonic() - began) * 1000
 
     async def _start(self) -> None:
-        from cluster.frontend.authorisation import LoopbackOnly, is_loopback
-
-        if not is_loopback(self.config.ip):
-            raise NotLoopback(f"no security is configured: Outlast listens on loopback addresses only, not on {self.config.ip}")
-        await self._open_stores()
-        await self._open_namespaces()
-        await self._open_history()
-        await self._listen(LoopbackOnly())
-
-    async def _open_stores(self) -> None:
-        from cluster.frontend.cluster_identity import load_identity
-        from cluster.stores.sqlite import SqliteStore
-        from cluster.tokens import Tokens, load_keys
-        from cluster.visibility.sqlite import SqliteVisibility
+        from cluster.frontend.authorisation import Anyone, LoopbackOnly, is_loopback
 
         config = self.config
-        if config.db != MEMORY:
-            self._opened.append(("lock", FileLock(config.db)))
-        self.store = SqliteStore(config.db, config.sync)
+        if not is_loopback(config.ip) and not config.allow_insecure:
+            raise NotLoopback(f"no security is configured: Outlast listens on loopback addresses only, not on {config.ip}")
+        await self._open_stores()
+        await self._assemble()
+        await self._take_place()
+        await self._take_part()
+        await self._listen(Anyone() if config.allow_insecure else LoopbackOnly())
+
+    async def _open_stores(self) -> None:
+        from cluster.engines import make_store, make_visibility
+
+        store, visibility = self.config.store_config, self.config.visibility_config
+        if store.kind == "sqlite" and store.url != MEMORY and not store.is_shared:
+            self._opened.append(("lock", FileLock(store.url)))
+        self.store = make_store(store)
         await self.store.open()
         self._opened.append(("store", self.store))
-        self.identity = await load_identity(self.store, self.ids, config.cluster_name, config.shards)
-        self.tokens = Tokens(await load_keys(self.store, self.ids))
-        self.visibility = SqliteVisibility(config.db if config.db == MEMORY else config.db + ".visibility")
+        self.visibility = make_visibility(visibility)
         await self.visibility.open()
         self._opened.append(("visibility", self.visibility))
 
-    async def _open_namespaces(self) -> None:
-        from cluster.frontend.namespace_removal import NamespaceRemoval
-        from cluster.namespaces.registry import NamespaceRegistry
+    async def _assemble(self) -> None:
+        from cluster.assembly import Assembly, Seams, Settings
 
         config = self.config
-        self._removal = NamespaceRemoval(self.spawn)
-        self.namespaces = NamespaceRegistry(
-            self.store, self.clock, self.ids, config.limits, self.identity.cluster_name, self._removal.on_delete
-        )
-        await self.namespaces.load()
-        for name in config.namespaces:
-            await self._ensure_namespace(name)
-
-    async def _ensure_namespace(self, name: str) -> None:
-        from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
-
-        if self.namespaces.cached(name) is None:
-            request = RegisterNamespaceRequest(namespace=name)
-            request.workflow_execution_retention_period.FromNanoseconds(self.config.limits.retention_default_ns)
-            await self.namespaces.register(request)
-        if self.config.search_attributes:
-            await self.namespaces.add_search_attributes(name, self.config.search_attributes)
-
-    async def _open_history(self) -> None:
-        from cluster.frontend.handlers.task_queues import load_task_queue_configs
-        from cluster.history.service import HistoryService
-        from cluster.matching.limits import MatchingLimits
-        from cluster.matching.service import Matching
-        from cluster.visibility.search_attributes import validate
-
-        config = self.config
-        self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn, host=f"{config.ip}:{config.port}")
-        self.history = HistoryService(
-            store=self.store,
-            clock=self.clock,
-            ids=self.ids,
-            spawn=self.spawn,
-            namespaces=KnownNamespaces(self.namespaces),
-            matching=self.matching,
-            visibility=self.visibility,
-            tokens=self.tokens,
-            shards_count=self.identity.shard_count,
-            owner=f"{os.uname().nodename}/{os.getpid()}",
-            config=config.shard,
+        settings = Settings(
+            owner=f"{self.node_id}/{os.getpid()}",
+            cluster_name=config.cluster_name,
+            shards=config.shards,
+            namespaces=config.namespaces,
+            search_attributes=config.search_attributes,
+            address=f"{config.ip}:{config.port}",
+            http_address=f"{config.ip}:{config.http_port}",
             limits=config.limits,
-            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits, record.name),
+            shard=config.shard,
         )
-        self._opened.append(("history", self.history))
-        await self.history.start()
-        self._removal.start(self.history, self.visibility, self.namespaces.forget)
-        await load_task_queue_configs(self.store, self.matching)
+        self.assembly = Assembly(Seams(self.clock, self.ids, self.spawn, self.store, self.visibility), settings)
+        await self.assembly.load()
+
+    async def _take_place(self) -> None:
+        from cluster.failures import as_caller_error
+
+        config, identity = self.config, self.identity
+        me = NodeInfo(
+            node_id=self.node_id,
+            address="",
+            roles=config.roles,
+            zone=config.zone,
+            version=version("outlast"),
+            shard_count=identity.shard_count,
+            cluster_id=identity.cluster_id,
+            started_at=self.clock.now_ns(),
+            incarnation=self.ids.uuid(),
+        )
+        wire = config.wire
+        def explain(error: Exception, method: str) -> CallerError:
+            return as_caller_error(error, method, self.ids)
+
+        self.place = Place(self._network(), self.ids, wire.limits if wire else None, explain)
+        self._opened.append(("place", self.place))
+        listen = f"[{wire.ip}]:{wire.port}" if wire and ":" in wire.ip else f"{wire.ip}:{wire.port}" if wire else ""
+        peer_name = wire.tls.peer_name or None if wire and wire.tls else None
+        peers = await self.place.open(
+            me, listen, self._members if wire else None, wire.advertise if wire else "", peer_name
+        )
+        self.assembly.connect(peers)
+
+    def _network(self) -> Network | None:
+        wire = self.config.wire
+        if wire is None:
+            return None
+        tls = wire.tls
+        if tls is None:
+            return TcpNetwork(allow_plain=self.config.allow_insecure)
+        return TcpNetwork(Tls(Path(tls.certificate), Path(tls.key), Path(tls.authority), tls.peer_name or None))
+
+    async def _members(self, me: NodeInfo) -> Membership:
+        if self._find_members is not None:
+            return await self._find_members(me)
+        from cluster.membership.etcd import EtcdMembership
+
+        assert self.config.etcd is not None, "a node with a node-to-node port needs etcd or a list of members"
+        return EtcdMembership(self.config.etcd, self.clock, self.ids, self.spawn)
+
+    async def _take_part(self) -> None:
+        """From here on the ring gives this node its share."""
+        self._opened.append(("parts", self.assembly))
+        self.assembly.overview.on_drain(self.drain_asked.set)
+        await self.assembly.start(self.place.ready)
+        if self.config.wire is not None:
+            self.spawn(self._until_expelled(), "expelled")
+
+    async def _until_expelled(self) -> None:
+        reason = await self.place.expelled()
+        log.error("this node can be no member any more and stops", reason=reason)
+        self.failed.set()
 
     async def _listen(self, policy: Policy) -> None:
-        from cluster.frontend.handlers.services import Services
         from cluster.frontend.http_pages import HttpPages
-        from cluster.frontend.service import Frontend
         from cluster.frontend.transport_grpc import GrpcTransport, PortInUse
         from cluster.metrics.exposition import CONTENT_TYPE, Exposition
 
         config = self.config
-        services = Services(
-            history=self.history,
-            matching=self.matching,
-            visibility=self.visibility,
-            namespaces=self.namespaces,
-            store=self.store,
-            tokens=self.tokens,
-            limits=config.limits,
-            identity=self.identity,
-            schema_of=self.schema_of,
-            address=f"{config.ip}:{config.port}",
-            http_address=f"{config.ip}:{config.http_port}",
-        )
-        self.frontend = Frontend(services, policy, self.clock, self.ids, asyncio.get_running_loop().time, time.perf_counter)
+        self.frontend = self.assembly.front(policy, time.perf_counter)
         exposition = Exposition(self.frontend.figures, self._gauges(), {"matching_events": lambda: self.matching.counts})
-        self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE)
+        self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE, self.assembly.overview.describe)
         try:
-            self.http_port = await self._http.start(config.ip, config.http_port)
+            self.http_port = await self._http.start(config.ip, config.http_port, config.is_port_shared)
         except OSError as error:
             raise PortInUse(f"{config.ip}:{config.http_port} (http) cannot be bound: {error.strerror or error}") from error
         self._opened.append(("http", self._http))
-        transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids)
-        self.port = await transport.start(config.ip, config.port)
-        self._transport = transport
-        self._opened.append(("grpc", transport))
-
-    def schema_of(self, record: NamespaceRecord) -> Schema:
-        """The search attributes of a namespace."""
-        from cluster.visibility.search_attributes import Schema
-
-        return self.namespaces.cached_schema(record.id) or Schema(record.custom_search_attributes)
+        if "frontend" in config.roles:
+            transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids)
+            self.port = await transport.start(config.ip, config.port, config.is_port_shared)
+            self._transport = transport
+            self._opened.append(("grpc", transport))
 
     def _gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
         return [
             ("outlast_store_written_bytes", "Payload bytes handed to the store since the start", self.store.bytes_written),
             ("outlast_task_queues", "Task queues in memory", lambda: self.matching.queue_count),
             ("outlast_started_in_seconds", "How long the start took", lambda: self.started_in_ms / 1000),
+            ("outlast_shards_owned", "Shards this node has open", lambda: len(self.history._shards)),
         ]
 
     def _fault(self) -> str:
@@ -292,15 +252,19 @@ class Node:
         self.failed.set()
 
     # --- stop -------------------------------------------------------------------------------------------------------------
-    async def drain(self) -> None:
-        """Refuses new calls, ends parked polls, waits up to DRAIN_S for the rest."""
-        if self._transport is None:
+    async def drain(self, hands_over: bool = True) -> None:
+        """Hands its shards to other nodes (hands_over, and where there are any), refuses new calls, ends parked polls, waits
+        up to drain_s for the rest."""
+        if not hasattr(self, "frontend"):
             return
-        await self._transport.say_not_serving()
+        if hands_over and not self.peers.is_alone:
+            await self.assembly.hand_over(self.place.leaving, self.config.hand_over_s)
+        if self._transport is not None:
+            await self._transport.say_not_serving()
         self.frontend.drain.begin()
         self.matching.drain()
-        if not await self.frontend.drain.wait_until_idle(DRAIN_S):
-            log.warning("calls still in flight after the drain", seconds=DRAIN_S)
+        if not await self.frontend.drain.wait_until_idle(self.config.drain_s):
+            log.warning("calls still in flight after the drain", seconds=self.config.drain_s)
 
     async def close(self) -> None:
         """Backwards through what was opened; goes on after a failure, and raises the first one."""

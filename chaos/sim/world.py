@@ -14,35 +14,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
-from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 from chaos.sim.disk import ArchivedStore, SimVisibility
 from chaos.sim.faults import FaultPlan, SimStore
 from chaos.sim.loop import running_loop
 from chaos.sim.nodes import NodeDied, NodeSlot, Wire
 from chaos.sim.rand import SimClock, SimIds, Streams
+from cluster.assembly import Assembly, Seams, Settings
 from cluster.config import Limits, ShardConfig
 from cluster.core.errors import CallerError, Code
 from cluster.failures import as_caller_error
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
-from cluster.frontend.cluster_identity import load_identity
-from cluster.frontend.handlers.services import Services
-from cluster.frontend.handlers.task_queues import load_task_queue_configs
 from cluster.frontend.methods import METHODS
 from cluster.frontend.service import Frontend
 from cluster.history.service import HistoryService
-from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
-from cluster.namespaces.record import NamespaceRecord
+from cluster.membership.members import ROLES, NodeInfo
 from cluster.namespaces.registry import NamespaceRegistry
-from cluster.node import KnownNamespaces
+from cluster.routing.place import Place
 from cluster.seams import JobSet
 from cluster.stores.base import StoreError
 from cluster.stores.faulty import Fault
-from cluster.tokens import Tokens, load_keys
+from cluster.tokens import Tokens
 from cluster.visibility.memory import MemoryVisibility
-from cluster.visibility.search_attributes import Schema, validate
 
 NAMESPACE = "default"
 PEER = "ipv4:127.0.0.1:40000"
@@ -78,58 +73,46 @@ class SimNode:
         self.visibility = SimVisibility(
             world.index, world.visibility_faults, world.streams(f"visibility of life {life}"), config.store_latency_s_max
         )
-        self.namespaces: NamespaceRegistry
-        self.matching: Matching
-        self.history: HistoryService
+        self.assembly = Assembly(
+            Seams(self.clock, self.ids, self.spawn, self.store, self.visibility),
+            Settings(
+                owner=f"node#{life}",
+                shards=config.shards,
+                limits=config.limits,
+                shard=config.shard,
+                namespaces=(NAMESPACE,),
+            ),
+        )
         self.frontend: Frontend
-        self.tokens: Tokens
+
+    @property
+    def namespaces(self) -> NamespaceRegistry:
+        return self.assembly.namespaces
+
+    @property
+    def matching(self) -> Matching:
+        return self.assembly.matching
+
+    @property
+    def history(self) -> HistoryService:
+        return self.assembly.history
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.assembly.tokens
 
     async def start(self) -> None:
         """Raises StoreError, CallerError: then this process ends and another one is started."""
-        config = self.world.config
         await self.store.open()
-        identity = await load_identity(self.store, self.ids, "active", config.shards)
-        self.tokens = Tokens(await load_keys(self.store, self.ids))
-        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, config.limits, identity.cluster_name)
-        await self.namespaces.load()
-        if self.namespaces.cached(NAMESPACE) is None:
-            request = RegisterNamespaceRequest(namespace=NAMESPACE)
-            request.workflow_execution_retention_period.FromNanoseconds(config.limits.retention_default_ns)
-            await self.namespaces.register(request)
-        self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn, host="simulated")
-        self.history = HistoryService(
-            store=self.store,
-            clock=self.clock,
-            ids=self.ids,
-            spawn=self.spawn,
-            namespaces=KnownNamespaces(self.namespaces),
-            matching=self.matching,
-            visibility=self.visibility,
-            tokens=self.tokens,
-            shards_count=identity.shard_count,
-            owner=f"node#{self.life}",
-            config=config.shard,
-            limits=config.limits,
-            check_search_attributes=lambda record, given: validate(given, self.schema_of(record), config.limits),
+        await self.assembly.load()
+        identity = self.assembly.identity
+        me = NodeInfo(
+            f"node{self.life}", "", ROLES, "", "simulated", identity.shard_count, identity.cluster_id, 0, self.ids.uuid()
         )
-        await self.history.start()
-        await load_task_queue_configs(self.store, self.matching)
-        services = Services(
-            history=self.history,
-            matching=self.matching,
-            visibility=self.visibility,
-            namespaces=self.namespaces,
-            store=self.store,
-            tokens=self.tokens,
-            limits=config.limits,
-            identity=identity,
-            schema_of=self.schema_of,
-            address="127.0.0.1:7233",
-        )
-        self.frontend = Frontend(services, LoopbackOnly(), self.clock, self.ids, running_loop().time)
-
-    def schema_of(self, record: NamespaceRecord) -> Schema:
-        return self.namespaces.cached_schema(record.id) or Schema(record.custom_search_attributes)
+        place = Place(None, self.ids)
+        self.assembly.connect(await place.open(me, "", None))
+        await self.assembly.start(place.ready)
+        self.frontend = self.assembly.front(LoopbackOnly())
 
     async def serve(self, name: str, data: bytes, deadline_s: float) -> bytes:
         """One call as the transport does it: decoded here, encoded again. Raises CallerError and nothing else."""

@@ -1,5 +1,5 @@
-"""Who calls, and what they may do. Only the policy for a server without configured security exists yet: whoever can reach a
-loopback address may do everything, nobody else may do anything."""
+"""Who calls, and what they may do. Only policies for a server without configured security exist yet: whoever can reach a
+loopback address may do everything and nobody else anything, or, on the operator's word, whoever reaches the port."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ class LoopbackOnly:
     def check(self, call: Call, namespace: str, permission: Permission) -> None:
         if not call.peer.startswith(("ipv4:127.", "ipv6:%5B::1%5D", "ipv6:[::1]", "unix:")):
             raise permission_denied("Request unauthorized.", "no security is configured: loopback only")
+
+
+class Anyone:
+    """No security configured, and the operator said that this is meant (`allow_insecure`): other means close the network."""
+
+    def identify(self, call: Call) -> str:
+        return ""
+
+    def check(self, call: Call, namespace: str, permission: Permission) -> None:
+        return None
 
 
 def is_loopback(host: str) -> bool:

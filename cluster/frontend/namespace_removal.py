@@ -71,7 +71,7 @@ class NamespaceRemoval:
                         await self._delete(record, row, history, visibility)
                     looks = 0 if rows else looks + 1
                     if looks == 2:
-                        await forget(record.id)
+                        await self._forget(record, forget)
                 except (CallerError, StoreError, VisibilityUnavailable) as error:
                     log.warning("namespace removal will be tried again", namespace=record.name, error=str(error))
                     looks = 0
@@ -80,6 +80,13 @@ class NamespaceRemoval:
                     await asyncio.sleep(self._look_again_s)
         finally:
             self._running.discard(record.id)
+
+    async def _forget(self, record: NamespaceRecord, forget: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await forget(record.id)
+        except CallerError as error:
+            if error.code is not Code.NOT_FOUND:  # another node was first
+                raise
 
     async def _left(self, record: NamespaceRecord, visibility: VisibilityStore) -> list[VisibilityRow]:
         rows: list[VisibilityRow] = []

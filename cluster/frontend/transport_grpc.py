@@ -38,7 +38,6 @@ _OPTIONS_FIXED: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.so_reuseport", 0),  # a second server on the port must fail, not share it
     ("grpc.max_concurrent_streams", 10_000),
 )
 
@@ -57,9 +56,12 @@ class GrpcTransport:
         self._server: Any = None
         self._health: Any = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Binds and serves; returns the port (chosen by the system when 0). Raises PortInUse."""
-        options = [*_OPTIONS_FIXED, ("grpc.max_receive_message_length", self._limits.grpc_message_bytes_max)]
+    async def start(self, host: str, port: int, is_shared: bool = False) -> int:
+        """Binds and serves; returns the port (chosen by the system when 0). Raises PortInUse.
+
+        is_shared: other processes of this node's machine listen on the port, too; else a second server on it must fail."""
+        options = [*_OPTIONS_FIXED, ("grpc.so_reuseport", int(is_shared))]
+        options.append(("grpc.max_receive_message_length", self._limits.grpc_message_bytes_max))
         options.append(("grpc.max_send_message_length", ANSWER_BYTES_MAX))
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_IN_FLIGHT_MAX)
         server.add_generic_rpc_handlers((_Table(self._handlers, self._ids),))

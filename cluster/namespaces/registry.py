@@ -84,6 +84,7 @@ class NamespaceRegistry:
         self._limits = limits or Limits()
         self._here = here
         self._on_delete = on_delete
+        self.on_change: Callable[[], Awaitable[None]] | None = None  # tells the other nodes, after every acknowledged write
         self._by_name: dict[str, _Entry] = {}
         self._name_of_id: dict[str, str] = {}
 
@@ -98,6 +99,14 @@ class NamespaceRegistry:
         for entry in list(self._by_name.values()):
             if entry.record.renamed_to:
                 await self.delete(entry.record.name)
+        await self.announce_deleted()
+
+    async def refresh(self) -> None:
+        """Reads what other nodes wrote. Raises UNAVAILABLE."""
+        await self._read_all()
+
+    async def announce_deleted(self) -> None:
+        """Again, for every deleted namespace that is still there: the node that was removing its workflows may be gone."""
         for entry in list(self._by_name.values()):
             if entry.record.state == DELETED:
                 await self._announce(entry.record)
@@ -316,7 +325,12 @@ class NamespaceRegistry:
         if version is None:
             return False
         self._keep(MetadataRow(KIND, record.name, version, data))
+        await self._tell()
         return True
+
+    async def _tell(self) -> None:
+        if self.on_change is not None:
+            await self.on_change()
 
     async def _outcome(self, record: NamespaceRecord, data: bytes, expected_version: int) -> int | None:
         """What became of a write whose outcome is unknown: its version, or None when another write came first."""
@@ -357,6 +371,7 @@ class NamespaceRegistry:
         except (StoreUnavailable, StoreUnknown) as outage:
             raise unavailable("the namespace cannot be removed now; retry") from outage
         self._drop(name)
+        await self._tell()
 
 
 def _name_of_token(token: bytes) -> str | None:

@@ -1,0 +1,196 @@
+"""How the parts of a node are put together from its seams: for the node (real seams) and the simulator's world (simulated ones).
+
+    load     who is this cluster (stored once) -> keys -> namespaces
+    connect  ring and peers -> matching, history, and the routers before them
+    start    shards, what deletion left half done, queue settings
+    front    the handlers behind the one interceptor list
+
+Nothing here makes a clock, a socket or a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+
+from cluster.config import Limits, ShardConfig
+from cluster.frontend.authorisation import Policy
+from cluster.frontend.cluster_identity import ClusterIdentity, load_identity
+from cluster.frontend.handlers.services import Services
+from cluster.frontend.handlers.task_queues import load_task_queue_configs
+from cluster.frontend.namespace_removal import NamespaceRemoval
+from cluster.frontend.service import Frontend
+from cluster.history.service import HistoryService
+from cluster.matching.limits import MatchingLimits
+from cluster.matching.service import Matching
+from cluster.namespaces.record import NamespaceRecord
+from cluster.namespaces.registry import NamespaceRegistry, namespace_not_found
+from cluster.routing.news import News
+from cluster.routing.overview import Overview
+from cluster.routing.peers import Peers
+from cluster.seams import Clock, Ids, Spawn
+from cluster.stores.base import Store
+from cluster.tokens import Tokens, load_keys
+from cluster.visibility.base import VisibilityStore
+from cluster.visibility.search_attributes import Schema, validate
+
+
+@dataclass(frozen=True)
+class Seams:
+    """What differs between a process and the simulator."""
+
+    clock: Clock
+    ids: Ids
+    spawn: Spawn
+    store: Store
+    visibility: VisibilityStore
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """owner: names this process in the shards' leases. addresses: where clients connect."""
+
+    owner: str
+    cluster_name: str = "active"
+    shards: int | None = None
+    namespaces: tuple[str, ...] = ("default",)
+    search_attributes: Mapping[str, int] = {}
+    address: str = ""
+    http_address: str = ""
+    limits: Limits = Limits()
+    shard: ShardConfig = ShardConfig()
+
+
+class KnownNamespaces:
+    """The registry as history sees it: what this node knows, without waiting. A call reaches history only after the frontend
+    found its namespace, so what is not known here does not exist."""
+
+    def __init__(self, registry: NamespaceRegistry) -> None:
+        self._registry = registry
+
+    def by_name(self, name: str) -> NamespaceRecord:
+        return self._known(self._registry.cached(name), name)
+
+    def by_id(self, id: str) -> NamespaceRecord:
+        return self._known(self._registry.cached_by_id(id), id)
+
+    def _known(self, record: NamespaceRecord | None, named: str) -> NamespaceRecord:
+        if record is None:
+            raise namespace_not_found(named)
+        return record
+
+
+class Assembly:
+    """See the module's text; its methods are called once, in that order."""
+
+    def __init__(self, seams: Seams, settings: Settings) -> None:
+        self.seams, self.settings = seams, settings
+        self.identity: ClusterIdentity
+        self.tokens: Tokens
+        self.namespaces: NamespaceRegistry
+        self.peers: Peers
+        self.matching: Matching
+        self.history: HistoryService
+        self.frontend: Frontend
+        self._removal = NamespaceRemoval(seams.spawn)
+
+    # --- load -----------------------------------------------------------------------------------------------------------
+    async def load(self) -> None:
+        """Raises StoreError, ShardCountDiffers."""
+        seams, settings = self.seams, self.settings
+        self.identity = await load_identity(seams.store, seams.ids, settings.cluster_name, settings.shards)
+        self.tokens = Tokens(await load_keys(seams.store, seams.ids))
+        self.namespaces = NamespaceRegistry(
+            seams.store, seams.clock, seams.ids, settings.limits, self.identity.cluster_name, self._removal.on_delete
+        )
+        await self.namespaces.load()
+        for name in settings.namespaces:
+            await self._ensure_namespace(name)
+
+    async def _ensure_namespace(self, name: str) -> None:
+        settings = self.settings
+        if self.namespaces.cached(name) is None:
+            request = RegisterNamespaceRequest(namespace=name)
+            request.workflow_execution_retention_period.FromNanoseconds(settings.limits.retention_default_ns)
+            await self.namespaces.register(request)
+        if settings.search_attributes:
+            await self.namespaces.add_search_attributes(name, settings.search_attributes)
+
+    # --- connect --------------------------------------------------------------------------------------------------------
+    def connect(self, peers: Peers) -> None:
+        seams, settings = self.seams, self.settings
+        self.peers = peers
+        self.matching = Matching(MatchingLimits(), seams.clock, seams.ids, seams.spawn, host=settings.address)
+        self.history = HistoryService(
+            store=seams.store,
+            clock=seams.clock,
+            ids=seams.ids,
+            spawn=seams.spawn,
+            namespaces=KnownNamespaces(self.namespaces),
+            matching=self.matching,
+            visibility=seams.visibility,
+            tokens=self.tokens,
+            shards_count=self.identity.shard_count,
+            owner=settings.owner,
+            config=settings.shard,
+            limits=settings.limits,
+            check_search_attributes=lambda record, given: validate(
+                given, self.schema_of(record), settings.limits, record.name
+            ),
+        )
+
+        self.news = News(peers, seams.spawn)
+        self.news.listen("namespaces", self._look_at_namespaces)
+        self.namespaces.on_change = lambda: self.news.tell("namespaces")
+        self.overview = Overview(peers, self._shard_rows)
+
+    def _shard_rows(self) -> list[dict[str, Any]]:
+        return [{"shard": number, "state": "open"} for number in sorted(self.history._shards)]
+
+    async def _look_at_namespaces(self) -> None:
+        await self.namespaces.refresh()
+        if self.peers.is_me(self.peers.ring.owner_of_shard(0)):  # one of the nodes finishes what a dead one was deleting
+            await self.namespaces.announce_deleted()
+
+    # --- start ----------------------------------------------------------------------------------------------------------
+    async def start(self, ready: Callable[[], Awaitable[None]]) -> None:
+        """ready: tells the others that this node takes its share."""
+        await ready()
+        await self.history.start()
+        self._removal.start(self.history, self.seams.visibility, self.namespaces.forget)
+        await load_task_queue_configs(self.seams.store, self.matching)
+        self.news.start()
+
+    async def hand_over(self, leaving: Callable[[], Awaitable[None]], timeout_s: float) -> None:
+        """Gives this node's shards to others, if there are any; what has not moved in time is closed here."""
+        await leaving()
+
+    async def close(self) -> None:
+        await self.history.close()
+
+    def front(self, policy: Policy, stopwatch_s: Callable[[], float] | None = None) -> Frontend:
+        settings = self.settings
+        services = Services(
+            history=self.history,
+            matching=self.matching,
+            visibility=self.seams.visibility,
+            namespaces=self.namespaces,
+            store=self.seams.store,
+            tokens=self.tokens,
+            limits=settings.limits,
+            identity=self.identity,
+            schema_of=self.schema_of,
+            address=settings.address,
+            http_address=settings.http_address,
+        )
+        now_s = asyncio.get_running_loop().time
+        self.frontend = Frontend(services, policy, self.seams.clock, self.seams.ids, now_s, stopwatch_s)
+        return self.frontend
+
+    def schema_of(self, record: NamespaceRecord) -> Schema:
+        """The search attributes of a namespace."""
+        return self.namespaces.cached_schema(record.id) or Schema(record.custom_search_attributes)
