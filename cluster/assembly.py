@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
+import structlog
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 from cluster.config import Limits, ShardConfig
@@ -30,14 +30,21 @@ from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry, namespace_not_found
+from cluster.routing.history import RoutedHistory
+from cluster.routing.matching import RoutedMatching
 from cluster.routing.news import News
 from cluster.routing.overview import Overview
 from cluster.routing.peers import Peers
+from cluster.routing.shard_moves import ShardMoves
 from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import Store
 from cluster.tokens import Tokens, load_keys
 from cluster.visibility.base import VisibilityStore
 from cluster.visibility.search_attributes import Schema, validate
+
+log = structlog.get_logger("outlast.node")
+
+SETTLE_S_MAX = 20.0  # for a joining node's shards to be handed over; those that come later come while it serves
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Assembly:
         self.tokens: Tokens
         self.namespaces: NamespaceRegistry
         self.peers: Peers
-        self.matching: Matching
+        self.matching: RoutedMatching
         self.history: HistoryService
         self.frontend: Frontend
         self._removal = NamespaceRemoval(seams.spawn)
@@ -124,7 +131,8 @@ class Assembly:
     def connect(self, peers: Peers) -> None:
         seams, settings = self.seams, self.settings
         self.peers = peers
-        self.matching = Matching(MatchingLimits(), seams.clock, seams.ids, seams.spawn, host=settings.address)
+        local_matching = Matching(MatchingLimits(), seams.clock, seams.ids, seams.spawn, host=settings.address)
+        self.matching = RoutedMatching(local_matching, peers, seams.spawn, seams.ids)
         self.history = HistoryService(
             store=seams.store,
             clock=seams.clock,
@@ -143,13 +151,16 @@ class Assembly:
             ),
         )
 
+        self.moves = ShardMoves(self.history, peers, seams.spawn, seams.ids)
+        self.routed_history = RoutedHistory(self.history, peers, self.moves, self.namespaces.by_id)
+        self.matching.use_history(self.routed_history)
         self.news = News(peers, seams.spawn)
         self.news.listen("namespaces", self._look_at_namespaces)
         self.namespaces.on_change = lambda: self.news.tell("namespaces")
-        self.overview = Overview(peers, self._shard_rows)
-
-    def _shard_rows(self) -> list[dict[str, Any]]:
-        return [{"shard": number, "state": "open"} for number in sorted(self.history._shards)]
+        self.news.listen("task queues", lambda: load_task_queue_configs(seams.store, self.matching))
+        self.matching.on_config_change = lambda: self.news.tell("task queues")
+        self.overview = Overview(peers, self.moves.own_rows)
+        peers.is_serving = True
 
     async def _look_at_namespaces(self) -> None:
         await self.namespaces.refresh()
@@ -158,24 +169,35 @@ class Assembly:
 
     # --- start ----------------------------------------------------------------------------------------------------------
     async def start(self, ready: Callable[[], Awaitable[None]]) -> None:
-        """ready: tells the others that this node takes its share."""
-        await ready()
-        await self.history.start()
-        self._removal.start(self.history, self.seams.visibility, self.namespaces.forget)
+        """Returns when this node's shards are open. ready: tells the others that it takes its share."""
         await load_task_queue_configs(self.seams.store, self.matching)
+        if self.peers.has_others:
+            await self.history.start(())
+            await ready()
+            self.moves.start()
+            await self.moves.wait_until_settled(asyncio.get_running_loop().time() + SETTLE_S_MAX)
+        else:
+            await ready()
+            await self.history.start()  # says what is wrong with a shard that cannot be opened
+            self.moves.start()
+        self._removal.start(self.routed_history, self.seams.visibility, self.namespaces.forget)
         self.news.start()
 
     async def hand_over(self, leaving: Callable[[], Awaitable[None]], timeout_s: float) -> None:
         """Gives this node's shards to others, if there are any; what has not moved in time is closed here."""
         await leaving()
+        if not await self.moves.wait_until_empty(asyncio.get_running_loop().time() + timeout_s):
+            log.warning("shards left at the end of the hand-over", shards=sorted(self.history.owned))
 
     async def close(self) -> None:
+        await self.moves.close()
+        self.matching.close()
         await self.history.close()
 
     def front(self, policy: Policy, stopwatch_s: Callable[[], float] | None = None) -> Frontend:
         settings = self.settings
         services = Services(
-            history=self.history,
+            history=self.routed_history,
             matching=self.matching,
             visibility=self.seams.visibility,
             namespaces=self.namespaces,

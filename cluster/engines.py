@@ -38,10 +38,10 @@ def make_store(config: StoreConfig) -> Store:
             return MysqlStore(config.url, _sync(config), **_sql_options(config))
         case "cassandra":
             from cluster.stores.cassandra import CassandraStore
+            from cluster.stores.cassandra_connection import CassandraTarget
 
-            return CassandraStore(
-                config.url, statement_timeout_s=config.statement_timeout_s, ssl_context=_ssl_context(config.tls)
-            )
+            target = CassandraTarget.from_url(config.url, _ssl_context(config.tls))
+            return CassandraStore(target, _sync(config), request_timeout_s=config.statement_timeout_s)
     raise ValueError(f"there is no store of kind {config.kind!r}")
 
 

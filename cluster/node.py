@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from cluster.frontend.service import Frontend
     from cluster.frontend.transport_grpc import GrpcTransport
     from cluster.history.service import HistoryService
-    from cluster.matching.service import Matching
     from cluster.membership.members import Membership
     from cluster.namespaces.registry import NamespaceRegistry
+    from cluster.routing.matching import RoutedMatching
     from cluster.routing.peers import Peers
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
@@ -92,7 +92,7 @@ class Node:
         return self.assembly.history
 
     @property
-    def matching(self) -> Matching:
+    def matching(self) -> RoutedMatching:
         return self.assembly.matching
 
     @property
@@ -237,7 +237,7 @@ class Node:
             ("outlast_store_written_bytes", "Payload bytes handed to the store since the start", self.store.bytes_written),
             ("outlast_task_queues", "Task queues in memory", lambda: self.matching.queue_count),
             ("outlast_started_in_seconds", "How long the start took", lambda: self.started_in_ms / 1000),
-            ("outlast_shards_owned", "Shards this node has open", lambda: len(self.history._shards)),
+            ("outlast_shards_owned", "Shards this node has open", lambda: len(self.history.owned)),
         ]
 
     def _fault(self) -> str:

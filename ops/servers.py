@@ -1,7 +1,8 @@
 """Servers as child processes: ours (`outlast dev`) and, where it is built, the real Temporal server beside it.
 
 The demo, the bench and the comparison drive both through the same five words: start, kill (SIGKILL, as a power cut would),
-restart on the same data, stop (SIGTERM), close. Every server listens on 127.0.0.1 and is ended by its pid.
+restart on the same data, stop (SIGTERM), close. Every server listens on 127.0.0.1 and is ended by its pid. A whole cluster of
+ours (`ClusterServers`) is in cluster_servers.py.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ NONDETERMINISM = (
     "asyncio", "time", "random", "os", "socket", "threading", "uuid", "secrets", "subprocess", "concurrent", "multiprocessing",
     "sqlite3", "tempfile", "shutil", "grpc", "aiohttp", "uvloop", "structlog", "logging",
 )  # fmt: skip
-BELOW_THE_FRONTEND = ("stores", "visibility", "matching", "namespaces", "history", "membership")
+BELOW_THE_FRONTEND = ("stores", "visibility", "matching", "namespaces", "history", "membership", "wire", "routing")
 
 RULES = (
     Rule("cluster.core", OURS, ("cluster.core", "cluster.config"), "the core is pure; limits come in as arguments"),
@@ -40,6 +40,12 @@ RULES = (
         for part in BELOW_THE_FRONTEND
     ),
     Rule("cluster.stores", ("cluster.history", "cluster.matching", "cluster.namespaces"), (), "stores know nothing above them"),
+    Rule("cluster.membership", OURS, ("cluster.membership", "cluster.seams", "cluster.config"), "it knows no work"),
+    Rule("cluster.wire", OURS, ("cluster.wire", "cluster.core.errors", "cluster.seams", "cluster.config"), "frames know no work"),
+    *(
+        Rule(f"cluster.{part}", ("cluster.routing",), (), "what does the work does not know where it runs")
+        for part in ("stores", "visibility", "matching", "namespaces", "history", "core")
+    ),
     Rule("replication", ("cluster.frontend",), (), "replication goes through the shard, not through the front"),
     Rule("nexus", ("cluster.frontend",), (), "the gateway is a front of its own"),
     Rule("sdk", ("cluster", "replication", "nexus", "ops", "chaos"), (), "the client library needs no server package"),

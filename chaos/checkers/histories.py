@@ -123,7 +123,7 @@ def text_of(payloads: Iterable[Payload]) -> str:
 
 
 def recorded(history: RunHistory) -> list[Recorded]:
-    """Every token of a start, signal, update or activity completion in this history."""
+    """Every token of a start, signal, update, activity completion or terminate in this history."""
     found: list[Recorded] = []
     if history.start_token:
         found.append(Recorded(ActKind.START, history.start_token, history, 1))
@@ -138,6 +138,9 @@ def recorded(history: RunHistory) -> list[Recorded]:
         elif name == "activity_task_completed_event_attributes":
             tokens = tokens_in(event.activity_task_completed_event_attributes.result)
             found += [Recorded(ActKind.COMPLETION, token, history, event.event_id, "", inherited) for token in tokens]
+        elif name == "workflow_execution_terminated_event_attributes":
+            tokens = tokens_in(event.workflow_execution_terminated_event_attributes.details)
+            found += [Recorded(ActKind.TERMINATE, token, history, event.event_id, "", inherited) for token in tokens]
         elif name == "workflow_execution_update_admitted_event_attributes":
             admitted = event.workflow_execution_update_admitted_event_attributes
             if admitted.origin == UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY:

@@ -19,6 +19,7 @@ class ActKind(StrEnum):
     SIGNAL = "signal"
     UPDATE = "update"
     COMPLETION = "completion"
+    TERMINATE = "terminate"
 
 
 class Outcome(StrEnum):

@@ -1,6 +1,6 @@
-"""Starts of one workflow id are linearizable: an exact search for one order that explains every answer.
+"""Starts and terminates of one workflow id are linearizable: an exact search for one order that explains every answer.
 
-The specification is a register that holds the current run of the id and whether it is open. Each answered start is an operation
+The specification is a register that holds the current run of the id and whether it is open. Each answered request is an operation
 between its begin and its end:
 
 | answer | possible at | becomes |
@@ -8,10 +8,12 @@ between its begin and its end:
 | started r | no run; or the current one closed and the reuse policy allows it; or it is open and terminated for r | r, open |
 | attached to r | r, open | unchanged |
 | refused because of r | r open and conflict policy fail; or r closed and the reuse policy forbids it | unchanged |
+| terminated r | r, open | r, closed |
+| nothing to terminate | no run; or the current one closed; or (for a terminate of one run) another one | unchanged |
 
-A run may close silently at any moment if its history says that it closed, and may be succeeded silently by the run that
-its history says continues it, or by one that a reset made. A start that was never answered took effect if its token is in
-a history; it has no end.
+A run may close silently at any moment if its history says that it closed, unless it says that one of the terminates closed it;
+it may be succeeded silently by the run that its history says continues it, or by one that a reset made. A request that was never
+answered took effect if its token is in a history; it has no end.
 
 The search (after Wing and Gong, with Lowe's memory of visited configurations) is exact; with ten clients at once and
 hundreds of starts per id it takes milliseconds, since a history names the run that each start began.
@@ -24,21 +26,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from chaos.checkers.histories import RunHistory, Violation, by_workflow_id
+from chaos.checkers.histories import RunHistory, Violation, by_workflow_id, tokens_in
 from chaos.checkers.ledger import Act, ActKind, Conflict, Ledger, Outcome, Reuse
 
 NEVER_NS = 1 << 62
-FAILED = frozenset({"failed", "timed_out", "canceled", "terminated"})
+TERMINATED_BY_ACT = "terminated by an act"  # the status of a run that a client of the ledger terminated
+FAILED = frozenset({"failed", "timed_out", "canceled", "terminated", TERMINATED_BY_ACT})
 
 
 class Answer(Enum):
     STARTED = "started"
     ATTACHED = "attached"
     REFUSED = "refused"
+    TERMINATED = "terminated"
+    NOTHING_TO_TERMINATE = "found nothing to terminate"
 
 
 @dataclass(frozen=True)
 class Operation:
+    """run_id of a terminate that found nothing: the run it was meant for, "" = whatever is current."""
+
     answer: Answer
     run_id: str
     begun_ns: int
@@ -61,7 +68,7 @@ def starts_are_linearizable(ledger: Ledger, histories: Sequence[RunHistory]) -> 
     violations: list[Violation] = []
     runs_by_id = by_workflow_id(histories)
     acts_by_id: dict[str, list[Act]] = {}
-    for act in ledger.of(ActKind.START):
+    for act in [*ledger.of(ActKind.START), *ledger.of(ActKind.TERMINATE)]:
         acts_by_id.setdefault(act.workflow_id, []).append(act)
     for workflow_id, acts in sorted(acts_by_id.items()):
         runs = runs_by_id.get(workflow_id, [])
@@ -79,7 +86,11 @@ def operations(acts: Sequence[Act], runs: Sequence[RunHistory]) -> list[Operatio
         if run.start_token:
             began.setdefault(run.start_token, []).append(run.run_id)
     result: list[Operation] = []
+    closed = terminated_by(runs)
     for act in acts:
+        if act.kind is ActKind.TERMINATE:
+            result += _terminates(act, closed.get(act.token, []))
+            continue
         ended_ns = act.ended_ns if act.outcome in (Outcome.ACKED, Outcome.REFUSED) else NEVER_NS
         answer: Answer | None = None
         if act.outcome == Outcome.ACKED:
@@ -95,9 +106,37 @@ def operations(acts: Sequence[Act], runs: Sequence[RunHistory]) -> list[Operatio
     return sorted(result, key=lambda operation: operation.begun_ns)
 
 
+def terminated_by(runs: Sequence[RunHistory]) -> dict[str, list[str]]:
+    """Token of a terminate -> the runs that it closed, in the order of their closing."""
+    closed: dict[str, list[str]] = {}
+    for run in sorted((run for run in runs if run.closed_ns is not None), key=lambda run: run.closed_ns or 0):
+        details = run.events[-1].workflow_execution_terminated_event_attributes.details
+        for token in tokens_in(details):
+            closed.setdefault(token, []).append(run.run_id)
+    return closed
+
+
+def _terminates(act: Act, closed: Sequence[str]) -> list[Operation]:
+    """An attempt may still be under way inside the server when a later one is answered: only the first close surely came before
+    the answer "done"."""
+
+    def operation(answer: Answer, run_id: str, ended_ns: int) -> Operation:
+        return Operation(answer, run_id, act.begun_ns, ended_ns, act.conflict, act.reuse, act.token)
+
+    is_acked = act.outcome == Outcome.ACKED
+    result = [
+        operation(Answer.TERMINATED, run_id, act.ended_ns if is_acked and number == 0 else NEVER_NS)
+        for number, run_id in enumerate(closed)
+    ]
+    if act.outcome == Outcome.REFUSED:
+        result.append(operation(Answer.NOTHING_TO_TERMINATE, act.run_id, act.ended_ns))
+    return result
+
+
 def unexplained_start(operations: Sequence[Operation], runs: Sequence[RunHistory]) -> Operation | None:
     """None if some order explains all operations; otherwise one that blocks the longest explained prefix."""
     status = {run.run_id: run.status for run in runs}
+    status |= {run_id: TERMINATED_BY_ACT for closed in terminated_by(runs).values() for run_id in closed}
     successor = {run.continued_from: run.run_id for run in runs if run.continued_from and run.reset_event is None}
     # A reset takes the place of whatever run is current, open or closed.
     successor |= {before.run_id: run.run_id for before, run in itertools.pairwise(runs) if run.reset_event is not None}
@@ -159,7 +198,7 @@ def silent_states(state: State, status: dict[str, str], successor: dict[str, str
     for reached in result:
         closed = status.get(reached.run_id, "open")
         following = [State(successor[reached.run_id], True)] if reached.run_id in successor else []
-        if reached.is_open and closed not in ("open", "continued_as_new"):
+        if reached.is_open and closed not in ("open", "continued_as_new", TERMINATED_BY_ACT):
             following.append(State(reached.run_id, False))
         result += [one for one in following if one not in result]
     return result
@@ -173,6 +212,10 @@ def apply_operation(operation: Operation, state: State, status: dict[str, str]) 
             return State(operation.run_id, True)
         terminated = operation.conflict == Conflict.TERMINATE_EXISTING and status.get(state.run_id) == "terminated"
         return State(operation.run_id, True) if state.is_open and terminated else None
+    if operation.answer is Answer.TERMINATED:
+        return State(state.run_id, False) if state == State(operation.run_id, True) else None
+    if operation.answer is Answer.NOTHING_TO_TERMINATE:
+        return None if state.is_open and operation.run_id in ("", state.run_id) else state
     if operation.run_id != state.run_id:
         return None
     if operation.answer is Answer.ATTACHED:

@@ -7,6 +7,7 @@ Request ids are remembered per run (as in Temporal), which decides what "twice" 
 | one attempt, any target | at most once |
 | several attempts, pinned to a run | at most once |
 | several attempts, to the current run | at most once per run, in no more runs than attempts |
+| several attempts of a terminate | as a signal: it has no request id, but a closed run cannot be closed again |
 | several attempts of a start | at most once per run, and never in two runs that follow each other: the second would have
 seen the first as the current run and recognised its own request id |
 

@@ -125,7 +125,7 @@ async def history_of(requests: Requests, workflow_id: str) -> Sequence[HistoryEv
     request = api.GetWorkflowExecutionHistoryRequest(
         namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id)
     )
-    answer = await requests.maybe("GetWorkflowExecutionHistory", request)
+    answer = await requests.maybe("client", "GetWorkflowExecutionHistory", request)
     return answer.history.events if answer is not None else []
 
 

@@ -96,8 +96,8 @@ class Requests:
             )
 
     async def until_answered(
-        self, acts: list[Act], name: str, request: Message, *, is_final: Callable[[Any], bool] = lambda _: True,
-        deadline_s: float = 5.0,
+        self, client: str, acts: list[Act], name: str, request: Message, *,
+        is_final: Callable[[Any], bool] = lambda _: True, deadline_s: float = 5.0,
     ) -> Any:
         """The reply, None unless acked. Sends one request until there is a definite answer, or until the client gives up."""
         give_up_at = running_loop().time() + (0.0 if self.stream.random() < self.hasty else self.give_up_s)
@@ -108,7 +108,7 @@ class Requests:
 
         while True:
             try:
-                reply = await self.world.call(name, request, deadline_s, sent)
+                reply = await self.world.call(name, request, deadline_s, sent, client)
                 if is_final(reply):
                     for act in acts:
                         act.outcome = Outcome.ACKED
@@ -146,7 +146,7 @@ class Requests:
                 workflow_id_reuse_policy=REUSE[reuse],
                 **fields,
             )
-            reply = await self.until_answered([act], "StartWorkflowExecution", request)
+            reply = await self.until_answered(client, [act], "StartWorkflowExecution", request)
             if reply is not None:
                 act.run_id, act.started = reply.run_id, reply.started
         return act
@@ -161,7 +161,7 @@ class Requests:
                 identity=client,
                 request_id=act.token,
             )
-            await self.until_answered([act], "SignalWorkflowExecution", request)
+            await self.until_answered(client, [act], "SignalWorkflowExecution", request)
         return act
 
     async def signal_with_start(self, client: str, workflow_id: str, steps: list[Step]) -> Act:
@@ -175,7 +175,7 @@ class Requests:
                 signal_name="note",
                 signal_input=payloads(signal.token),
             )
-            reply = await self.until_answered([start, signal], "SignalWithStartWorkflowExecution", request)
+            reply = await self.until_answered(client, [start, signal], "SignalWithStartWorkflowExecution", request)
             if reply is not None:
                 start.run_id, start.started = reply.run_id, reply.started
         return signal
@@ -189,7 +189,7 @@ class Requests:
                 request=Request(meta=Meta(update_id=act.token, identity=client), input=Input(name=kind, args=payloads(kind))),
             )
             reply = await self.until_answered(
-                [act], "UpdateWorkflowExecution", request, is_final=lambda answer: answer.HasField("outcome")
+                client, [act], "UpdateWorkflowExecution", request, is_final=lambda answer: answer.HasField("outcome")
             )
             if reply is not None and reply.outcome.HasField("failure"):
                 message = reply.outcome.failure.message
@@ -211,27 +211,39 @@ class Requests:
                 identity=worker,
                 result=payloads({"token": act.token, "attempt": task.attempt}),
             )
-            await self.until_answered([act], "RespondActivityTaskCompleted", request, deadline_s=deadline_s)
+            await self.until_answered(worker, [act], "RespondActivityTaskCompleted", request, deadline_s=deadline_s)
         return act
 
     async def end(self, client: str, verb: str, workflow_id: str, run_id: str) -> bool:
         """Cancels or terminates; True if acked."""
-        execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
-        self._numbers[verb] += 1
-        request: Message
-        if verb == "cancel":
-            request_id = f"tok-cancel-{self._numbers[verb]}"
-            request = api.RequestCancelWorkflowExecutionRequest(
-                namespace=NAMESPACE, workflow_execution=execution, request_id=request_id, identity=client
-            )
-            reply = await self.until_answered([], "RequestCancelWorkflowExecution", request)
-        else:
-            request = api.TerminateWorkflowExecutionRequest(
-                namespace=NAMESPACE, workflow_execution=execution, reason="asked for", identity=client
-            )
-            reply = await self.until_answered([], "TerminateWorkflowExecution", request)
-        if reply is not None and run_id:
+        done = await (self._cancel if verb == "cancel" else self._terminate)(client, workflow_id, run_id)
+        if done and run_id:
             self.ended.append(Ended(verb, workflow_id, run_id))
+        return done
+
+    async def _cancel(self, client: str, workflow_id: str, run_id: str) -> bool:
+        self._numbers["cancel"] += 1
+        request = api.RequestCancelWorkflowExecutionRequest(
+            namespace=NAMESPACE,
+            workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
+            request_id=f"tok-cancel-{self._numbers['cancel']}",
+            identity=client,
+        )
+        return await self.until_answered(client, [], "RequestCancelWorkflowExecution", request) is not None
+
+    async def _terminate(self, client: str, workflow_id: str, run_id: str) -> bool:
+        """It has no request id: repeated after a lost answer, it finds the run closed, or ends the next one."""
+        with self.act(ActKind.TERMINATE, workflow_id, client, run_id=run_id) as act:
+            request = api.TerminateWorkflowExecutionRequest(
+                namespace=NAMESPACE,
+                workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
+                reason="asked for",
+                details=payloads(act.token),
+                identity=client,
+            )
+            reply = await self.until_answered(client, [act], "TerminateWorkflowExecution", request)
+            if act.outcome == Outcome.REFUSED and act.attempts > 1:
+                act.outcome = Outcome.UNKNOWN  # an earlier attempt may be what it was too late for
         return reply is not None
 
     async def query(self, client: str, workflow_id: str, run_id: str) -> None:
@@ -242,7 +254,7 @@ class Requests:
             execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
             query=WorkflowQuery(query_type="signals"),
         )
-        reply = await self.until_answered([], "QueryWorkflow", request, deadline_s=8.0)
+        reply = await self.until_answered(client, [], "QueryWorkflow", request, deadline_s=8.0)
         if reply is not None and run_id:
             running_loop().trace("query", run=run_id, begun=begun_ns, signals=value_of(reply.query_result))
             self.asked.append(Asked(run_id, begun_ns, running_loop().now_ns(), value_of(reply.query_result)))
@@ -257,24 +269,24 @@ class Requests:
             workflow_task_finish_event_id=finish_id,
             request_id=f"tok-reset-{self._numbers['reset']}",
         )
-        reply = await self.until_answered([], "ResetWorkflowExecution", request)
+        reply = await self.until_answered(client, [], "ResetWorkflowExecution", request)
         return reply.run_id if reply is not None else ""
 
-    async def current_run(self, workflow_id: str) -> tuple[str, bool]:
+    async def current_run(self, client: str, workflow_id: str) -> tuple[str, bool]:
         """(run id, is open) of the current run; ("", False) if there is none or nobody answers."""
         request = api.DescribeWorkflowExecutionRequest(
             namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id)
         )
-        reply = await self.maybe("DescribeWorkflowExecution", request)
+        reply = await self.maybe(client, "DescribeWorkflowExecution", request)
         if reply is None:
             return "", False
         info = reply.workflow_execution_info
         return info.execution.run_id, not info.HasField("close_time")
 
-    async def maybe(self, name: str, request: Message) -> Any:
+    async def maybe(self, client: str, name: str, request: Message) -> Any:
         """One attempt of a call whose answer is of no great weight; None if it was refused or lost."""
         try:
-            return await self.world.call(name, request)
+            return await self.world.call(name, request, caller=client)
         except CallerError as error:
             if error.code not in LOST | {Code.NOT_FOUND, Code.FAILED_PRECONDITION, Code.INVALID_ARGUMENT}:
                 self.world.unexpected.append(f"{name}: {error.code.name}: {error.message}")

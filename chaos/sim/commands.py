@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import multiprocessing
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN
-from chaos.sim.faults import ReplyFault, WorkerFault
 from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
 from chaos.sim.store_faults import STORIES, run_all
 from chaos.sim.story import Result, run_seed
-from cluster.stores.faulty import FaultKind
+from chaos.sim.tally import Tally
 
-# A batch this large must have injected every kind of fault at least once.
-SEEDS_FOR_EVERY_KIND = 100
-EVERY_KIND = frozenset([*map(str, FaultKind), *map(str, ReplyFault), *map(str, WorkerFault), VISIBILITY_DOWN, TORN_CHECKPOINT])
 SHOWN_VIOLATIONS_MAX = 5
 
 
@@ -30,12 +23,14 @@ def main(arguments: Sequence[str]) -> int:
     run = verbs.add_parser("run", help="seeds FIRST .. FIRST + SEEDS - 1; exit 1 if one of them shows a violation")
     run.add_argument("--seeds", type=int, default=500)
     run.add_argument("--first", type=int, default=1)
+    run.add_argument("--nodes", type=int, help="so many nodes in every seed, instead of what it draws")
     run.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     run.add_argument("--without", choices=sorted(SAFEGUARDS), help="remove this safeguard first")
     run.add_argument("--hashes", action="store_true", help="print every seed's trace hash")
     one = verbs.add_parser("one", help="one seed, told in full")
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--without", choices=sorted(SAFEGUARDS))
+    one.add_argument("--nodes", type=int, help="so many nodes, instead of what the seed draws")
     faults = verbs.add_parser("store-faults", help="every store fault at every call index of the canonical workflows")
     faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
     faults.add_argument("--every", type=int, default=1, help="take one call index in so many")
@@ -44,23 +39,23 @@ def main(arguments: Sequence[str]) -> int:
     guards.add_argument("--only", choices=sorted(SAFEGUARDS), action="append")
     given = parser.parse_args(arguments)
     if given.verb == "run":
-        return _run(given.first, given.seeds, given.jobs, given.without, given.hashes)
+        return _run(given.first, given.seeds, given.jobs, given.without, given.hashes, given.nodes)
     if given.verb == "one":
-        return _one(given.seed, given.without)
+        return _one(given.seed, given.without, given.nodes)
     if given.verb == "store-faults":
         return _store_faults(given.only or sorted(STORIES), given.every)
     return _safeguards(given.only or list(SAFEGUARDS), given.seeds)
 
 
 # --- run ----------------------------------------------------------------------------------------------------------------
-def _seed_without(asked: tuple[int, str | None]) -> Result:
-    seed, safeguard = asked
+def _seed_without(asked: tuple[int, str | None, int | None]) -> Result:
+    seed, safeguard, nodes = asked
     with removed(safeguard):
-        return run_seed(seed)
+        return run_seed(seed, nodes=nodes)
 
 
-def _results(first: int, count: int, jobs: int, safeguard: str | None) -> Iterable[Result]:
-    asked = [(seed, safeguard) for seed in range(first, first + count)]
+def _results(first: int, count: int, jobs: int, safeguard: str | None, nodes: int | None) -> Iterable[Result]:
+    asked = [(seed, safeguard, nodes) for seed in range(first, first + count)]
     if jobs <= 1:
         yield from map(_seed_without, asked)
         return
@@ -68,54 +63,38 @@ def _results(first: int, count: int, jobs: int, safeguard: str | None) -> Iterab
         yield from pool.imap(_seed_without, asked)
 
 
-def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes: bool) -> int:
+def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes: bool, nodes: int | None) -> int:
     began = time.monotonic()
-    failing: list[Result] = []
-    injected: Counter[str] = Counter()
-    acts: Counter[str] = Counter()
-    whole = hashlib.blake2b(digest_size=16)
-    runs_count = events_count = 0
-    for done, result in enumerate(_results(first, count, jobs, safeguard), 1):
-        injected.update(result.injected)
-        acts.update(result.acts)
-        runs_count, events_count = runs_count + result.runs_count, events_count + result.events_count
-        whole.update(result.digest.encode())
-        if result.acked_count == 0:
-            result.violations.append("nothing was acked: the run proves nothing")
+    tally = Tally()
+    for done, result in enumerate(_results(first, count, jobs, safeguard, nodes), 1):
+        tally.add(result)
         if shows_hashes:
             print(f"{result.seed} {result.digest}")
         if result.violations:
-            failing.append(result)
-            _show(result)
+            _show(result, nodes)
         if done % 20 == 0 and not shows_hashes:
             rate = done / (time.monotonic() - began)
-            print(f"{done}/{count} seeds, {len(failing)} failing, {rate:.1f} seeds/s", file=sys.stderr)
-    seconds = time.monotonic() - began
-    print(f"{count} seeds from {first}: {runs_count} runs, {events_count} events, {seconds:.0f} s, {count / seconds:.1f} seeds/s")
-    print("acts     " + ", ".join(f"{name} {number}" for name, number in sorted(acts.items())))
-    print("injected " + ", ".join(f"{name} {number}" for name, number in sorted(injected.items())))
-    print(f"hash     {whole.hexdigest()}")
-    missing = sorted(EVERY_KIND - injected.keys()) if count >= SEEDS_FOR_EVERY_KIND else []
-    if missing:
-        print(f"never injected: {', '.join(missing)}: these faults were not tried")
-    if failing:
-        print("failing seeds: " + " ".join(str(result.seed) for result in failing))
-    return 1 if failing or missing else 0
+            print(f"{done}/{count} seeds, {len(tally.failing)} failing, {rate:.1f} seeds/s", file=sys.stderr)
+    for line in tally.lines():
+        if not shows_hashes or not line.startswith("speed"):  # what must be equal in every run
+            print(line)
+    return 1 if tally.failing or tally.missing() else 0
 
 
-def _show(result: Result) -> None:
-    print(f"seed {result.seed}: {len(result.violations)} violations (python -m chaos.sim one --seed {result.seed})")
+def _show(result: Result, nodes: int | None) -> None:
+    command = f"python -m chaos.sim one --seed {result.seed}" + (f" --nodes {nodes}" if nodes else "")
+    print(f"seed {result.seed}: {len(result.violations)} violations ({command})")
     for text in result.violations[:SHOWN_VIOLATIONS_MAX]:
         print(f"  {text}")
 
 
-def _one(seed: int, safeguard: str | None) -> int:
+def _one(seed: int, safeguard: str | None, nodes: int | None) -> int:
     with removed(safeguard):
-        result = run_seed(seed, keep_text=True)
+        result = run_seed(seed, keep_text=True, nodes=nodes)
     print(result.drew)
     print(result.trace)
     print(f"\nseed {seed}: hash {result.digest}, {result.virtual_s:.1f} virtual s, {result.runs_count} runs, acts {result.acts}")
-    print(f"injected {dict(sorted(result.injected.items()))}")
+    print("injected " + ", ".join(f"{kind} {number}" for kind, number in sorted(result.injected.items())))
     for text in result.violations:
         print(f"VIOLATION {text}")
     return 1 if result.violations else 0

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 
+from chaos.checkers.ownership import Acquired, Appended, Checkpointed, Ownership
 from chaos.sim.faults import FaultPlan
 from chaos.sim.loop import running_loop
 from cluster.core.apply import apply_entry, new_state
@@ -30,14 +31,24 @@ class ArchivedStore(MemoryStore):
     """The oracle store, which also remembers what it truncates, and which tears checkpoints: the contract does not promise one
     transaction, only an order (history, rows, deletions, truncation), so a prefix of that order may be all that is done."""
 
-    def __init__(self, torn: FaultPlan, cuts: random.Random) -> None:
+    def __init__(self, torn: FaultPlan, cuts: random.Random, ownership: Ownership) -> None:
         super().__init__()
+        self.ownership = ownership
         self.archive: dict[ShardId, dict[int, bytes]] = {}
         self._torn = torn
         self._cuts = cuts
 
+    async def acquire(self, shard: ShardId, owner: str) -> Lease:
+        lease = await super().acquire(shard, owner)
+        self.ownership.events.append(Acquired(running_loop().now_ns(), shard, lease.range_id, owner))
+        running_loop().trace("acquired", shard=shard, owner=owner, range_id=lease.range_id)
+        return lease
+
     async def append(self, lease: Lease, position: int, data: bytes) -> None:
         await super().append(lease, position, data)
+        self.ownership.events.append(
+            Appended(running_loop().now_ns(), lease.shard, lease.range_id, lease.owner, position)
+        )
         self.archive.setdefault(lease.shard, {})[position] = data
 
     async def checkpoint(
@@ -49,8 +60,12 @@ class ArchivedStore(MemoryStore):
         truncate_to: int,
     ) -> None:
         cut = self._cuts.randrange(len(histories) + len(snapshots) + 1)
+        held = self._shards[lease.shard].rows
+        back = [row.key.run_id for row in snapshots if row.key in held and row.changed_position < held[row.key].changed_position]
+        done = Checkpointed(running_loop().now_ns(), lease.shard, lease.range_id, lease.owner, " ".join(back))
         if self._torn.draw() is None:
             await super().checkpoint(lease, snapshots, histories, deletions, truncate_to)
+            self.ownership.events.append(done)
             return
         running_loop().trace("torn checkpoint", shard=lease.shard, done=cut)
         await super().checkpoint(lease, snapshots[: max(0, cut - len(histories))], histories[:cut], [], 0)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from chaos.sim.loop import owned_by, running_loop
+from chaos.sim.loop import running_loop
+from chaos.sim.owners import far_away
 from cluster.stores.base import Lease, Store
 from cluster.stores.faulty import Fault, FaultKind, FaultyStore, kinds_for
 
@@ -104,34 +105,11 @@ class SimStore(FaultyStore):
         self._latency_s_max = latency_s_max
 
     async def _call(self, method: str, run: Callable[[], Awaitable[T]], lease: Lease | None = None) -> T:
-        answer: asyncio.Future[T] = running_loop().create_future()
         there, back = (self._latency.uniform(0, self._latency_s_max) for _ in range(2))
-        with owned_by(""):
-            job = running_loop().create_task(self._execute(method, run, lease, answer, there, back), name=f"store {method}")
-        try:
-            return await answer
-        finally:
-            # Holds the reference until the answer is here; a caller that stopped waiting does not stop the store.
-            del job
+        arrive = super()._call
 
-    async def _execute(
-        self,
-        method: str,
-        run: Callable[[], Awaitable[T]],
-        lease: Lease | None,
-        answer: asyncio.Future[T],
-        there: float,
-        back: float,
-    ) -> None:
-        await asyncio.sleep(there)
-        try:
-            result = await super()._call(method, run, lease)
-        except Exception as error:
-            await asyncio.sleep(back)
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # marks it as seen: the node that waited may be dead
-        else:
-            await asyncio.sleep(back)
-            if not answer.done():
-                answer.set_result(result)
+        async def execute() -> T:
+            await asyncio.sleep(there)
+            return await arrive(method, run, lease)
+
+        return await far_away(execute, f"store {method}", back)

@@ -8,8 +8,8 @@ from seeded streams, never from shuffling the ready queue (that breaks honest li
 Whatever would let the machine in (threads, executors, sockets, subprocesses, signals) raises `SimulationError`. If nothing is
 ready and no timer is set, the program waits for something that cannot come: `SimulationDeadlock` names who waits where.
 
-A crash is modelled as an *owner* that dies (`kill`): every job and callback whose context carries that owner never
-runs again: no `finally`, no `except CancelledError`, as after SIGKILL. Cancellation would let the dead node write its last words.
+A crash is modelled as an *owner* that dies (`kill`), a SIGSTOP as one that is paused: see owners.py. Cancellation would let a
+dead node write its last words.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ import threading
 import weakref
 from asyncio import events
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
 
+from chaos.sim.owners import OWNER, Owners, owned_by
 from chaos.sim.trace import Trace
-from chaos.sim.whereabouts import described, where
+from chaos.sim.whereabouts import described, told_of, where
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 SECOND_NS = 1_000_000_000
 
-# Who a job belongs to: "" is the world itself (clients, fault plans, stores), anything else is one life of one node.
-OWNER: contextvars.ContextVar[str] = contextvars.ContextVar("chaos_sim_owner", default="")
-
+__all__ = ["OWNER", "SimLoop", "SimulationDeadlock", "SimulationError", "SimulationStuck", "owned_by", "running_loop", "simulate"]
 
 class SimulationError(RuntimeError):
     """The program left what can be simulated, or an exception escaped."""
@@ -50,16 +49,6 @@ class SimulationDeadlock(SimulationError):
 
 class SimulationStuck(SimulationError):
     """Virtual time ran past its limit, or does not advance although callbacks run."""
-
-
-@contextmanager
-def owned_by(owner: str) -> Iterator[None]:
-    """Jobs, callbacks and timers created inside belong to `owner` and so do those that they create."""
-    token = OWNER.set(owner)
-    try:
-        yield
-    finally:
-        OWNER.reset(token)
 
 
 class Job(asyncio.Task[T]):
@@ -83,8 +72,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._timers: list[tuple[int, int, events.TimerHandle]] = []
         self._sequence = itertools.count()
         self._jobs: dict[int, weakref.ref[Job[Any]]] = {}
-        self._dead_owners: set[str] = set()
-        self._graveyard: list[object] = []  # jobs and callbacks of dead owners
+        self._owners = Owners()
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         self._running = self._stopping = self._closed = False
         self._thread = threading.get_ident()
@@ -130,7 +118,9 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_later(
         self, delay: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> events.TimerHandle:
-        return self.call_at_ns(self._now_ns + round(delay * SECOND_NS), callback, *args, context=context)
+        # However short, it takes time: whoever waits for what is left of a deadline must come to its end.
+        delay_ns = max(1, round(delay * SECOND_NS)) if delay > 0 else 0
+        return self.call_at_ns(self._now_ns + delay_ns, callback, *args, context=context)
 
     def call_at(
         self, when: float, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: contextvars.Context | None = None
@@ -171,34 +161,41 @@ class SimLoop(asyncio.AbstractEventLoop):
     def pending_jobs(self) -> list[Job[Any]]:
         """Jobs that are not done, in the order of their creation; those of dead owners are left out."""
         alive = (reference() for reference in self._jobs.values())
-        return [task for task in alive if task is not None and not task.done() and task.owner not in self._dead_owners]
+        return [task for task in alive if task is not None and not task.done() and task.owner not in self._owners.dead]
 
     def kill(self, owner: str) -> int:
         """The owner dies on the spot: none of its jobs, callbacks and timers runs again. Returns the number of jobs lost."""
-        if not owner:
-            raise SimulationError("the world itself cannot be killed")
-        if OWNER.get() == owner:
-            raise SimulationError(f"{owner} cannot kill itself: call kill from outside its jobs")
+        self._check_not_oneself(owner)
         lost = [task for task in self.pending_jobs() if task.owner == owner]
         for task in lost:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # a dead job is no leak
-        # Kept, so that no garbage collection closes their coroutines (which would run `finally` blocks) in mid-run.
-        self._graveyard.extend(lost)
-        self._dead_owners.add(owner)
-        self._ready = deque(handle for handle in self._ready if not self._buried(handle))
-        self._timers = [entry for entry in self._timers if not self._buried(entry[2])]
+        owners = self._owners
+        owners.kill(owner)
+        owners.graveyard.extend(lost)
+        self._ready = deque(handle for handle in self._ready if not owners.buries(handle))
+        self._timers = [entry for entry in self._timers if not owners.buries(entry[2])]
         heapq.heapify(self._timers)
         return len(lost)
 
-    def is_dead(self, owner: str) -> bool:
-        return owner in self._dead_owners
+    def pause(self, owner: str) -> None:
+        """The owner stands still from now on: what comes for it waits, its timers pass unheard."""
+        self._check_not_oneself(owner)
+        self._owners.pause(owner)
 
-    def _buried(self, handle: events.Handle) -> bool:
-        context: contextvars.Context | None = handle._context  # type: ignore[attr-defined]
-        if context is None or context.get(OWNER, "") not in self._dead_owners:
-            return False
-        self._graveyard.append(handle)
-        return True
+    def resume(self, owner: str) -> None:
+        self._ready.extend(self._owners.resume(owner))
+
+    def _check_not_oneself(self, owner: str) -> None:
+        if not owner:
+            raise SimulationError("the world itself cannot be killed or paused")
+        if OWNER.get() == owner:
+            raise SimulationError(f"{owner} cannot kill or pause itself: call it from outside its jobs")
+
+    def is_dead(self, owner: str) -> bool:
+        return owner in self._owners.dead
+
+    def is_paused(self, owner: str) -> bool:
+        return self._owners.is_paused(owner)
 
     # --- running ------------------------------------------------------------------------------------------------------
     def run_until_complete(self, future: Coroutine[Any, Any, T] | asyncio.Future[T]) -> T:  # type: ignore[override]
@@ -245,7 +242,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._advance()
             return
         handle = self._ready.popleft()
-        if handle.cancelled() or (self._dead_owners and self._buried(handle)):
+        if handle.cancelled() or (not self._owners.all_run and self._owners.holds_back(handle)):
             return
         self.callbacks_run += 1
         self._instant_callbacks += 1
@@ -260,7 +257,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         handle._run()
 
     def _advance(self) -> None:
-        while self._timers and (self._timers[0][2].cancelled() or (self._dead_owners and self._buried(self._timers[0][2]))):
+        owners = self._owners
+        while self._timers and (self._timers[0][2].cancelled() or (owners.dead and owners.buries(self._timers[0][2]))):
             heapq.heappop(self._timers)
         if not self._timers:
             raise SimulationDeadlock(f"nothing ready and no timer at {self.time():.9f} s\n{self.describe_pending()}")
@@ -293,7 +291,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._closed = self._unwinding = True
         self._ready.clear()
         self._timers.clear()
-        for task in [*left, *(buried for buried in self._graveyard if isinstance(buried, Job))]:
+        for task in [*left, *(buried for buried in self._owners.graveyard if isinstance(buried, Job))]:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             # Whatever a dropped job says while it is closed (an await in its `finally`, a call on this closed loop) comes
             # after the end of the world and concerns nobody.
@@ -301,7 +299,7 @@ class SimLoop(asyncio.AbstractEventLoop):
                 coroutine = task.get_coro()
                 if isinstance(coroutine, Coroutine):
                     coroutine.close()
-        self._graveyard.clear()
+        self._owners.graveyard.clear()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -330,7 +328,9 @@ class SimLoop(asyncio.AbstractEventLoop):
         raise SimulationError("exceptions escaped: " + self.describe_failures()) from cause
 
     def describe_failures(self) -> str:
-        return "; ".join(f"{failure.get('message')}: {failure.get('exception')!r}" for failure in self.failures)
+        return "; ".join(
+            f"{failure.get('message')} ({told_of(failure)}): {failure.get('exception')!r}" for failure in self.failures
+        )
 
     def get_debug(self) -> bool:
         return False
@@ -343,7 +343,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._generators[next(self._sequence)] = weakref.ref(generator)
 
     def _generator_ends(self, generator: AsyncGenerator[Any, Any]) -> None:
-        if not self._closed and OWNER.get() not in self._dead_owners:
+        if not self._closed and OWNER.get() not in self._owners.dead:
             self.create_task(_close_generator(generator), name="close-generator")
 
     async def shutdown_asyncgens(self) -> None:

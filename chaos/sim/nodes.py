@@ -56,7 +56,7 @@ class NodeSlot(Generic[N]):
         number = self._numbers
         self._waiting[number] = answer
         with owned_by(self.owner):
-            job = loop.create_task(_answer(work(), answer), name=name)
+            job = loop.create_task(_answer(work, answer), name=name)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -64,6 +64,20 @@ class NodeSlot(Generic[N]):
             raise
         finally:
             self._waiting.pop(number, None)
+
+    @property
+    def is_paused(self) -> bool:
+        return running_loop().is_paused(self.owner)
+
+    def pause(self) -> None:
+        """SIGSTOP: the life stands still, its time does not."""
+        running_loop().trace("pause", node=self.owner)
+        running_loop().pause(self.owner)
+
+    def resume(self) -> None:
+        """SIGCONT. Nothing happens if that life is over or was never paused."""
+        running_loop().trace("resume", node=self.owner)
+        running_loop().resume(self.owner)
 
     def crash(self) -> int:
         """Ends the current life at once; callers waiting on it get NodeDied. Returns how many jobs died."""
@@ -77,9 +91,9 @@ class NodeSlot(Generic[N]):
         return lost
 
 
-async def _answer(work: Awaitable[Reply], answer: asyncio.Future[Reply]) -> None:
+async def _answer(work: Callable[[], Awaitable[Reply]], answer: asyncio.Future[Reply]) -> None:
     try:
-        result = await work
+        result = await work()
     except asyncio.CancelledError:
         answer.cancel()
         raise

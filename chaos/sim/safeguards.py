@@ -1,25 +1,18 @@
-"""Safeguards of the server, each removed in turn: a simulator that stays green without one of them has a hole.
-
-A safeguard is a named patch of the running program. `find_hole` runs seeds without it until one shows a violation that the same
-seed does not show with it; if none does, store faults of the canonical workflows are tried too.
-"""
+"""The safeguards that a single node needs, for removal.py to remove; those of a cluster besides: cluster_safeguards.py."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-from chaos.sim.store_faults import STORIES, run_all
-from chaos.sim.story import run_seed
+from chaos.sim import cluster_safeguards
+from chaos.sim.removal import SAFEGUARDS, Put, find_hole, removed, safeguard
 from cluster.core.errors import not_found
 from cluster.core.machines import activity, activity_calls, lifecycle, start, update
 from cluster.core.transition import Transition
-from cluster.history import checkpoint, deliveries, polls, visibility_feed
+from cluster.history import between_runs, checkpoint, deliveries, polls, visibility_feed
 from cluster.history.api import reset_workflow_execution, respond_workflow_task
 from cluster.history.checkpoint import Checkpointer
 from cluster.history.journal import Journal
@@ -30,55 +23,10 @@ from cluster.stores.base import Lease, StoreUnknown
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
 
-Put = Callable[[Any, str, Any], None]
-SAFEGUARDS: dict[str, Callable[[Put], None]] = {}
+__all__ = ["SAFEGUARDS", "cluster_safeguards", "find_hole", "removed"]
 
 # Whether the running job writes rows; belongs to the job, so that nothing is left of it when its node is killed.
 IN_SLICE: contextvars.ContextVar[bool] = contextvars.ContextVar("chaos_sim_in_slice", default=False)
-
-
-def safeguard(patch: Callable[[Put], None]) -> Callable[[Put], None]:
-    SAFEGUARDS[patch.__name__] = patch
-    return patch
-
-
-@contextmanager
-def removed(name: str | None) -> Iterator[None]:
-    """Inside, the program runs without this safeguard; None removes nothing."""
-    undo: list[tuple[Any, str, Any]] = []
-
-    def put(owner: Any, attribute: str, value: Any) -> None:
-        undo.append((owner, attribute, getattr(owner, attribute)))
-        setattr(owner, attribute, value)
-
-    try:
-        if name is not None:
-            SAFEGUARDS[name](put)
-        yield
-    finally:
-        for owner, attribute, value in reversed(undo):
-            setattr(owner, attribute, value)
-
-
-@dataclass(frozen=True)
-class Found:
-    where: str
-    text: str
-
-
-def find_hole(name: str, seeds: Iterable[int]) -> Found | None:
-    """What shows that the safeguard is missing; None = nothing did."""
-    for seed in seeds:
-        with removed(name):
-            violations = run_seed(seed).violations
-        if violations and not run_seed(seed).violations:
-            return Found(f"seed {seed}", violations[0])
-    for story in STORIES:
-        with removed(name):
-            failures = run_all(story, every=3).failures
-        if failures and not run_all(story, every=3).failures:
-            return Found("store faults", failures[0])
-    return None
 
 
 def _done() -> asyncio.Future[None]:
@@ -157,7 +105,7 @@ def external_signal_request_id_is_stable(put: Put) -> None:
     count = iter(range(1_000_000))
 
     def signal(t: Transition, attributes: Any, *args: Any, **kwargs: Any) -> bool:
-        if attributes.external_workflow_execution.run_id and attributes.identity == deliveries.IDENTITY:
+        if attributes.external_workflow_execution.run_id and attributes.identity == between_runs.IDENTITY:
             attributes.request_id = f"fresh-{next(count)}"
         return real(t, attributes, *args, **kwargs)
 

@@ -18,6 +18,7 @@ from chaos.sim.faults import FaultPlan
 from chaos.sim.logs import errors_collected
 from chaos.sim.loop import running_loop, simulate
 from chaos.sim.rand import Streams
+from chaos.sim.region import Plans
 from chaos.sim.verdict import Evidence, collect_histories, is_fed, judge, list_agrees, states_agree
 from chaos.sim.workers import SimWorker, Tasks
 from chaos.sim.world import World, WorldConfig
@@ -87,7 +88,7 @@ def run_once(name: str, index: int = -1, kind: FaultKind | None = None) -> Try:
 async def _run(name: str, made: Try) -> None:
     streams = Streams(1)
     none = FaultPlan(streams("none"), {}, active=False)
-    world = World(streams, CONFIG, made.plan, none, none, none)
+    world = World(streams, CONFIG, Plans(made.plan, none, none, none, none, none))
     ledger = Ledger()
     requests = Requests(world, ledger, streams("requests"), hasty=0.0, give_up_s=120.0)
     await world.start()
@@ -99,7 +100,7 @@ async def _run(name: str, made: Try) -> None:
         await STORIES[name](requests)
         while chronicle.unfinished():
             await asyncio.sleep(0.5)
-        while world.node is None or not is_fed(world.node):
+        while not is_fed(world):
             await asyncio.sleep(0.5)
     histories = await collect_histories(world, chronicle)
     made.essence = essence(histories)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,15 +15,29 @@ from temporalio.api.workflowservice import v1 as api
 from chaos.checkers.histories import RunHistory
 from chaos.checkers.ledger import Ledger
 from chaos.checkers.moves import every_run_ended, everything_outstanding_moves, outstanding
+from chaos.checkers.ownership import moves_follow_the_ring, one_writer_per_shard
 from chaos.sim.clients import LOST, Requests
 from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN, Chronicle
 from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw_rates
 from chaos.sim.logs import errors_collected
 from chaos.sim.loop import running_loop, simulate
+from chaos.sim.network import LinkFault
 from chaos.sim.programs import RELEASE, payloads
 from chaos.sim.rand import Streams
+from chaos.sim.region import Plans
+from chaos.sim.registry import RegistryFault
 from chaos.sim.trace import Trace
-from chaos.sim.verdict import Evidence, collect_histories, is_fed, judge, list_agrees, lost_children, states_agree
+from chaos.sim.trouble import Trouble
+from chaos.sim.verdict import (
+    Evidence,
+    collect_histories,
+    is_fed,
+    judge,
+    list_agrees,
+    lost_children,
+    open_in_one_place,
+    states_agree,
+)
 from chaos.sim.workers import SimWorker, Tasks
 from chaos.sim.workload import Workload
 from chaos.sim.world import NAMESPACE, World, draw_config
@@ -37,6 +53,8 @@ SETTLE_S = 25.0  # longer than any task, attempt, backoff or delivery takes with
 RELEASE_EVERY_S = 5.0
 FEED_S_MAX = 60.0
 HEALED_DELAY_S_MAX = 0.02
+SERVED_S_MAX = 30.0
+HELD_BACK_S_MAX = 60.0  # how long a flapping node may hold back (membership/flapping.py)
 
 
 @dataclass
@@ -53,6 +71,9 @@ class Result:
     virtual_s: float = 0.0
     drew: str = ""
     trace: str = ""
+    nodes_count: int = 1
+    took_ms: int = 0  # of the processor
+    served_ms: list[int] = field(default_factory=list)  # from the last fault until every node serves every shard
 
     @property
     def acked_count(self) -> int:
@@ -62,7 +83,7 @@ class Result:
 class Story:
     """Everything of one seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, nodes: int | None = None) -> None:
         streams = self.streams = Streams(seed)
         draw = streams("story")
         self.safety_s = round(draw.uniform(*SAFETY_S), 3)
@@ -71,22 +92,28 @@ class Story:
         self.worker_faults = FaultPlan(streams("worker faults"), draw_rates(streams("worker rates"), WorkerFault, 0.01, 0.15))
         self.visibility_faults = FaultPlan(streams("index faults"), {VISIBILITY_DOWN: draw.choice([0.0, 0.1, 0.9])})
         self.torn_checkpoints = FaultPlan(streams("torn checkpoints"), {TORN_CHECKPOINT: draw.choice([0.0, 0.01, 0.1])})
-        self.crash_every_s = draw.choice([0.0, 3.0, 10.0])
+        self.link_faults = FaultPlan(streams("link faults"), draw_rates(streams("link rates"), LinkFault, 0.001, 0.03))
+        registry_rates = draw_rates(streams("registry rates"), RegistryFault, 0.002, 0.1)
+        self.registry_faults = FaultPlan(streams("registry faults"), registry_rates)
         self.forget_every_s = draw.choice([0.0, 5.0])
-        self.world = World(
-            streams,
-            draw_config(streams("config")),
+        plans = Plans(
             StorePlan(self.store_faults),
             self.reply_faults,
             self.visibility_faults,
             self.torn_checkpoints,
+            self.link_faults,
+            self.registry_faults,
         )
+        self.world = World(streams, draw_config(streams("config"), nodes), plans)
+        self.trouble = Trouble(self.world, streams)
         self.ledger = Ledger()
         self.requests = Requests(self.world, self.ledger, streams("requests"))
         self.workload = Workload(
             self.world, self.requests, draw.choice([2, 5, 8]), draw.choice([1, 2, 4]), draw.choice([0.05, 0.3, 1.0])
         )
         tasks = Tasks()
+        # A lone poll and a lone task have to meet wherever they are; a poll that is soon repeated hides it when they do not.
+        is_lonely = self.trouble.is_cluster and draw.random() < 0.5
         self.workers = [
             SimWorker(
                 f"worker-{number}",
@@ -96,13 +123,15 @@ class Story:
                 tasks,
                 is_sticky=draw.random() < 0.5,
                 takes_next=draw.random() < 0.5,
+                pollers_count=1 if is_lonely else 2,
+                poll_s=draw.choice([5.0, 60.0]) if self.trouble.is_cluster else 20.0,
             )
-            for number in range(2)
+            for number in range(1 if is_lonely else 2)
         ]
         self.chronicle = Chronicle(self.world.disk)
         self.injected: Counter[str] = Counter()
         self.violations: list[str] = []
-        self._healing = asyncio.Event()
+        self.served_ms: list[int] = []
 
     def drew(self) -> str:
         """The seed's choices, for people."""
@@ -111,10 +140,14 @@ class Story:
             for plan_name, plan in self._plans().items()
         }
         return (
-            f"safety {self.safety_s} s, crash every {self.crash_every_s} s, workers forget every {self.forget_every_s} s, "
+            f"safety {self.safety_s} s, workers forget every {self.forget_every_s} s, {self.trouble.drew()}\n"
             f"{self.workload.clients_count} clients on {len(self.workload.ids)} ids, pause {self.workload.pause_s} s\n"
             f"server {self.world.config}\nrates {rates}\n"
-            f"sticky {[worker.is_sticky for worker in self.workers]}, takes next {[worker.takes_next for worker in self.workers]}"
+            "workers "
+            + "; ".join(
+                f"{one.pollers_count} pollers of {one.poll_s} s, sticky {one.is_sticky}, takes next {one.takes_next}"
+                for one in self.workers
+            )
         )
 
     def _plans(self) -> dict[str, FaultPlan]:
@@ -124,7 +157,7 @@ class Story:
             "worker": self.worker_faults,
             "visibility": self.visibility_faults,
             "torn": self.torn_checkpoints,
-        }
+        } | ({"link": self.link_faults, "registry": self.registry_faults} if self.trouble.is_cluster else {})
 
     # --- phases ---------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -133,54 +166,66 @@ class Story:
         await self.world.start()
         for worker in self.workers:
             worker.start()
-        trouble = [loop.create_task(self._crashes()), loop.create_task(self._forgetting())]
+        trouble = [loop.create_task(self.trouble.run()), loop.create_task(self._forgetting())]
         clients = loop.create_task(self.workload.run())
         await asyncio.sleep(self.safety_s)
         loop.trace("heal")
         self.workload.stop()
-        self._healing.set()
         for plan in self._plans().values():
             plan.active = False
-        self.world.wire.delay_s_max = min(self.world.wire.delay_s_max, HEALED_DELAY_S_MAX)
+        self.world.calm_clients(HEALED_DELAY_S_MAX)
+        self.trouble.heal()
         await asyncio.gather(*trouble)
-        if self.world.node is None:
-            await self.world.start()
+        self.world.region.heal()
+        await self._until_served("after the last fault")
         await clients
         await self._liveness()
         loop.trace("over", runs=len(self.chronicle.states))
 
-    async def _crashes(self) -> None:
-        draw = self.streams("crashes")
-        while self.crash_every_s and not await self._is_over(draw.uniform(0, 2 * self.crash_every_s)):
-            if draw.random() < 0.75:
-                self.injected["crash"] += 1
-                self.world.slot.crash()
-            else:
-                self.injected["graceful_stop"] += 1
-                await self.world.stop()
-            await asyncio.sleep(draw.uniform(0, 1.0))
-            await self.world.start()
-
     async def _forgetting(self) -> None:
         draw = self.streams("forgetting")
-        while self.forget_every_s and not await self._is_over(draw.uniform(0, 2 * self.forget_every_s)):
+        while self.forget_every_s and not await self.trouble.is_over(draw.uniform(0, 2 * self.forget_every_s)):
             self.injected["worker_restart"] += 1
             draw.choice(self.workers).forget()
 
-    async def _is_over(self, after_s: float) -> bool:
-        """Whether healing has begun, at the latest after that time."""
+    async def _restart(self, share: float) -> None:
+        """Crashes each node with that probability, at least one of them, and waits until all are back."""
+        draw, slots = self.streams("restarts of all"), self.world.slots
+        chosen = [slot for slot in slots if draw.random() < share] or [draw.choice(slots)]
+        for slot in chosen:
+            self.world.region.crash(slot)
+        await self.world.region.start_all()
+        await self._until_served("after a crash without faults")
+
+    async def _until_served(self, when: str) -> None:
+        """Every shard answers through every node, soon. Takes the time that takes."""
+        began = running_loop().time()
+        until = began + SERVED_S_MAX + (HELD_BACK_S_MAX if self.world.config.holds_back_flapping else 0.0)
+        canaries = canary_ids(self.world)
+        for slot in self.world.slots:
+            for shard, workflow_id in canaries.items():
+                while not (answer := await self._answers(slot.name, workflow_id))[0] and running_loop().time() < until:
+                    await asyncio.sleep(0.1)
+                if not answer[0]:
+                    self.violations.append(f"{when}: {slot.name} cannot serve shard {shard}: {answer[1]}")
+        took_ms = round((running_loop().time() - began) * 1000)
+        running_loop().trace("served", when=when, ms=took_ms)
+        self.served_ms.append(took_ms)
+
+    async def _answers(self, host: str, workflow_id: str) -> tuple[bool, str]:
+        request = api.DescribeWorkflowExecutionRequest(
+            namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id)
+        )
         try:
-            async with asyncio.timeout(after_s):
-                await self._healing.wait()
-        except TimeoutError:
-            return False
-        return True
+            await self.world.call("DescribeWorkflowExecution", request, 5.0, via=host)
+        except CallerError as error:
+            return error.code == Code.NOT_FOUND, f"{error.code.name}: {error.message}"
+        return True, ""
 
     async def _liveness(self) -> None:
         """After one more crash everything that is due moves by itself. Then every run is told to come to an end; those that do
         not are stuck."""
-        self.world.slot.crash()
-        await self.world.start()
+        await self._restart(share=0.5)
         before_ns = running_loop().now_ns()
         before = await collect_histories(self.world, self.chronicle)
         await asyncio.sleep(SETTLE_S)
@@ -197,10 +242,8 @@ class Story:
                 if self.chronicle.states[key].is_open and key not in released and await self._release(key):
                     released.add(key)
             await asyncio.sleep(RELEASE_EVERY_S)
-        node = self.world.node
-        assert node is not None
         fed_until = running_loop().time() + FEED_S_MAX
-        while not is_fed(node) and running_loop().time() < fed_until:
+        while not is_fed(self.world) and running_loop().time() < fed_until:
             await asyncio.sleep(0.5)
         histories = await collect_histories(self.world, self.chronicle)
         self.violations += map(str, every_run_ended(histories))
@@ -215,9 +258,7 @@ class Story:
                 self.injected["lost_child"] += await self.requests.end("story", "terminate", key.workflow_id, key.run_id)
 
     def _server_ns(self, virtual_ns: int) -> int:
-        node = self.world.node
-        assert node is not None
-        return node.clock.now_ns() - running_loop().now_ns() + virtual_ns
+        return self.world.nodes[0].clock.now_ns() - running_loop().now_ns() + virtual_ns
 
     async def _release(self, key: RunKey) -> bool:
         """False = the run cannot be told now: it is about to close, or its shard moves."""
@@ -239,10 +280,12 @@ class Story:
     async def _judge(self, histories: list[RunHistory]) -> None:
         evidence = Evidence(self.ledger, histories, self.requests.asked, self.requests.ended)
         self.violations += judge(evidence)
+        ownership = self.world.region.ownership
+        self.violations += [*one_writer_per_shard(ownership), *moves_follow_the_ring(ownership)]
         self.violations += await states_agree(self.world, self.chronicle, histories)
         self.violations += await list_agrees(self.world, self.chronicle, histories)
-        self.world.slot.crash()
-        await self.world.start()
+        self.violations += open_in_one_place(self.world)
+        await self._restart(share=1.0)
         again = await collect_histories(self.world, self.chronicle)
         for first, second in zip(histories, again, strict=True):
             if first.events != second.events:
@@ -253,7 +296,7 @@ class Story:
                 running_loop().trace("event", run=history.run_id, data=event.SerializeToString(deterministic=True))
 
     def result(self, seed: int) -> Result:
-        injected = self.injected.copy()
+        injected = self.injected + self.trouble.injected
         for plan in self._plans().values():
             injected.update(plan.injected)
         violations = [*self.violations, *self.world.unexpected]
@@ -267,18 +310,33 @@ class Story:
             runs_count=len(self.chronicle.states),
             events_count=sum(state.next_event_id - 1 for state in self.chronicle.states.values()),
             drew=self.drew(),
+            nodes_count=self.world.config.nodes,
+            served_ms=self.served_ms,
         )
 
 
-def run_seed(seed: int, keep_text: bool = False) -> Result:
-    """Runs one seed from beginning to end."""
+def canary_ids(world: World) -> dict[int, str]:
+    """A workflow id that nobody uses for each shard."""
+    history, found = world.nodes[0].history, dict[int, str]()
+    namespace_id = world.nodes[0].assembly.namespaces.cached(NAMESPACE)
+    assert namespace_id is not None
+    for number in itertools.count():
+        if len(found) == world.config.shards:
+            return found
+        found.setdefault(history.shard_number(namespace_id.id, f"canary-{number}"), f"canary-{number}")
+    raise AssertionError("numbers do not end")
+
+
+def run_seed(seed: int, keep_text: bool = False, nodes: int | None = None) -> Result:
+    """Runs one seed from beginning to end. nodes: so many instead of what the seed draws."""
+    began = time.process_time()
     trace = Trace(keep_text)
     story: Story | None = None
     extra: list[str] = []
 
     async def main() -> float:
         nonlocal story
-        story = Story(seed)
+        story = Story(seed, nodes)
         await story.run()
         extra.extend(f"escaped: {failure.get('message')}: {failure.get('exception')!r}" for failure in running_loop().failures)
         return running_loop().time()
@@ -292,5 +350,6 @@ def run_seed(seed: int, keep_text: bool = False) -> Result:
             extra.append(f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})")
     result = story.result(seed) if story is not None else Result(seed)
     result.violations += extra
+    result.took_ms = round((time.process_time() - began) * 1000)
     result.digest, result.virtual_s, result.trace = trace.digest(), virtual_s, trace.text()
     return result

@@ -31,7 +31,8 @@ from chaos.checkers.well_formed import event_ids_dense, histories_well_formed
 from chaos.sim.clients import Asked, Ended
 from chaos.sim.disk import Chronicle, stored_state
 from chaos.sim.rand import EPOCH_NS
-from chaos.sim.world import NAMESPACE, SimNode, World
+from chaos.sim.region import SimNode
+from chaos.sim.world import NAMESPACE, World
 from cluster.core.apply import fold_events
 from cluster.core.state import RunState, checksum
 from cluster.core.without_notes import without_notes
@@ -98,8 +99,6 @@ async def collect_histories(world: World, chronicle: Chronicle) -> list[RunHisto
 
 async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:
     """Memory = store = fold of all entries; fold of events = what events determine of it."""
-    node = world.node
-    assert node is not None
     states = chronicle.advance()
     events = {(history.workflow_id, history.run_id): history for history in histories}
     found: list[Violation] = []
@@ -114,9 +113,11 @@ async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[R
             differ(key, "has entries and is not stored")
         elif checksum(kept) != whole:
             differ(key, f"the stored state differs from the fold of its entries in {differences(kept, state)}")
-        held = memory_state(node, chronicle.shards[key], key)
-        if held is not None and checksum(held) != whole:
-            differ(key, f"the state in memory differs from the fold of its entries in {differences(held, state)}")
+        for node in world.nodes:
+            held = memory_state(node, chronicle.shards[key], key)
+            if held is not None and checksum(held) != whole:
+                text = f"the state in the memory of {node.host} differs from the fold of its entries in"
+                differ(key, f"{text} {differences(held, state)}")
         history = events.get((key.workflow_id, key.run_id))
         if history is None:
             differ(key, "began after everything had come to an end")
@@ -153,10 +154,21 @@ def lost_children(history: RunHistory, by_run: Mapping[str, RunHistory]) -> bool
     return was_closed or lost_children(base, by_run)
 
 
-def is_fed(node: SimNode) -> bool:
+def is_fed(world: World) -> bool:
     """Whether visibility has been told of everything."""
-    feed = node.history.feed
-    return not feed._waiting and not feed._writing
+    feeds = [node.history.feed for node in world.nodes]
+    return bool(feeds) and not any(feed._waiting or feed._writing for feed in feeds)
+
+
+def open_in_one_place(world: World) -> list[str]:
+    """With a ring that has come to rest: each shard is open on one node, and it is the one that the ring names."""
+    found: list[str] = []
+    for number in range(world.config.shards):
+        holders = [node.host for node in world.nodes if number in node.history._shards]
+        named = {owner.node_id if (owner := node.ring.owner_of_shard(number)) else "nobody" for node in world.nodes}
+        if holders != sorted(named):
+            found.append(f"shard {number} is open on {holders}, the nodes' rings name {sorted(named)}")
+    return found
 
 
 async def list_agrees(world: World, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:

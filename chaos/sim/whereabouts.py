@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from asyncio import events
 from typing import Any
 
@@ -26,6 +27,14 @@ def described(handle: events.Handle) -> str:
     if isinstance(task, asyncio.Task):
         return f"{task.get_name()} at {where(task)}"
     return str(getattr(callback, "__qualname__", "?"))
+
+
+def told_of(failure: dict[str, Any]) -> str:
+    """Whose failure it was, and where it was raised."""
+    task, error = failure.get("task") or failure.get("future"), failure.get("exception")
+    name = task.get_name() if isinstance(task, asyncio.Task) else "?"
+    frames = traceback.extract_tb(error.__traceback__) if isinstance(error, BaseException) else []
+    return " < ".join([name, *(f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(frames[-4:]))])
 
 
 def _attribute(holder: object, *names: str) -> Any:

@@ -32,7 +32,6 @@ from chaos.sim.programs import TASK_QUEUE, View, commands_for, payloads, seconds
 from chaos.sim.world import NAMESPACE, World
 from cluster.core.errors import CallerError, Code
 
-POLL_S = 20.0
 SLOW_S = 4.0  # longer than any task's time
 ANSWER_TRIES_MAX = 6
 
@@ -50,7 +49,17 @@ class SimWorker:
     """Runs until `stop`. `fresh` makes it forget, as a restarted process does."""
 
     def __init__(
-        self, name: str, world: World, requests: Requests, plan: FaultPlan, tasks: Tasks, *, is_sticky: bool, takes_next: bool
+        self,
+        name: str,
+        world: World,
+        requests: Requests,
+        plan: FaultPlan,
+        tasks: Tasks,
+        *,
+        is_sticky: bool,
+        takes_next: bool,
+        pollers_count: int = 2,
+        poll_s: float = 20.0,
     ) -> None:
         self.name = name
         self.world = world
@@ -59,6 +68,8 @@ class SimWorker:
         self.tasks = tasks
         self.is_sticky = is_sticky
         self.takes_next = takes_next
+        self.pollers_count = pollers_count  # of each kind
+        self.poll_s = poll_s
         self.stream = world.streams(f"worker {name}")
         self._cache: dict[str, list[HistoryEvent]] = {}
         self._last_tokens: list[tuple[str, bytes]] = []
@@ -68,11 +79,11 @@ class SimWorker:
 
     # --- life ---------------------------------------------------------------------------------------------------------
     def start(self) -> None:
-        for number in range(2):
+        for number in range(self.pollers_count):
             self._spawn(self._run(self._poll_workflow, f"{self.name} workflow poller {number}"))
         if self.is_sticky:
             self._spawn(self._run(self._poll_sticky, f"{self.name} sticky poller"))
-        for number in range(2):
+        for number in range(self.pollers_count):
             self._spawn(self._run(self._poll_activity, f"{self.name} activity poller {number}"))
 
     def stop(self) -> None:
@@ -92,29 +103,29 @@ class SimWorker:
         self._jobs.add(task)
         task.add_done_callback(self._jobs.discard)
 
-    async def _run(self, poll: Callable[[], Awaitable[None]], name: str) -> None:
+    async def _run(self, poll: Callable[[str], Awaitable[None]], name: str) -> None:
         while not self._stopping:
             try:
-                await poll()
+                await poll(name)
             except CallerError as error:
                 if error.code not in LOST:
                     self.world.unexpected.append(f"{name}: {error.code.name}: {error.message}")
                 await asyncio.sleep(self.stream.uniform(0.05, 0.5))
 
-    async def _call(self, name: str, request: ProtobufMessage, deadline_s: float = 5.0) -> Any:
-        return await self.world.call(name, request, deadline_s)
+    async def _call(self, name: str, request: ProtobufMessage, deadline_s: float = 5.0, caller: str = "") -> Any:
+        return await self.world.call(name, request, deadline_s, caller=caller or self.name)
 
     # --- workflow tasks -----------------------------------------------------------------------------------------------
-    async def _poll_workflow(self) -> None:
-        await self._poll_queue(TaskQueue(name=TASK_QUEUE, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL))
+    async def _poll_workflow(self, poller: str) -> None:
+        await self._poll_queue(poller, TaskQueue(name=TASK_QUEUE, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL))
 
-    async def _poll_sticky(self) -> None:
+    async def _poll_sticky(self, poller: str) -> None:
         name, kind = self.sticky_queue, TaskQueueKind.TASK_QUEUE_KIND_STICKY
-        await self._poll_queue(TaskQueue(name=name, kind=kind, normal_name=TASK_QUEUE))
+        await self._poll_queue(poller, TaskQueue(name=name, kind=kind, normal_name=TASK_QUEUE))
 
-    async def _poll_queue(self, queue: TaskQueue) -> None:
+    async def _poll_queue(self, poller: str, queue: TaskQueue) -> None:
         request = api.PollWorkflowTaskQueueRequest(namespace=NAMESPACE, task_queue=queue, identity=self.name)
-        task = await self._call("PollWorkflowTaskQueue", request, POLL_S)
+        task = await self._call("PollWorkflowTaskQueue", request, self.poll_s, poller)
         while task is not None and task.task_token:
             task = await self._do_workflow_task(task)
 
@@ -315,10 +326,10 @@ class SimWorker:
         return messages, commands
 
     # --- activities -----------------------------------------------------------------------------------------------------
-    async def _poll_activity(self) -> None:
+    async def _poll_activity(self, poller: str) -> None:
         queue = TaskQueue(name=TASK_QUEUE, kind=TaskQueueKind.TASK_QUEUE_KIND_NORMAL)
         request = api.PollActivityTaskQueueRequest(namespace=NAMESPACE, task_queue=queue, identity=self.name)
-        task = await self._call("PollActivityTaskQueue", request, POLL_S)
+        task = await self._call("PollActivityTaskQueue", request, self.poll_s, poller)
         if task.task_token:
             await self._do_activity(task)
 

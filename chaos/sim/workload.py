@@ -85,7 +85,7 @@ class Workload:
         await self.requests.signal(name, workflow_id)
 
     async def _signal_pinned(self, name: str, workflow_id: str, stream: random.Random) -> None:
-        run_id, is_open = await self.requests.current_run(workflow_id)
+        run_id, is_open = await self.requests.current_run(name, workflow_id)
         if is_open:
             await self.requests.signal(name, workflow_id, run_id)
 
@@ -93,13 +93,13 @@ class Workload:
         await self.requests.signal_with_start(name, workflow_id, draw_program(stream, self.ids))
 
     async def _update(self, name: str, workflow_id: str, stream: random.Random) -> None:
-        run_id, is_open = await self.requests.current_run(workflow_id)
+        run_id, is_open = await self.requests.current_run(name, workflow_id)
         if is_open:
             kind = stream.choice(["now", "now", "later", "refuse"])
             await self.requests.update(name, workflow_id, run_id if stream.random() < 0.5 else "", kind)
 
     async def _query(self, name: str, workflow_id: str, stream: random.Random) -> None:
-        run_id, _ = await self.requests.current_run(workflow_id)
+        run_id, _ = await self.requests.current_run(name, workflow_id)
         if run_id:
             await self.requests.query(name, workflow_id, run_id)
 
@@ -110,17 +110,17 @@ class Workload:
         await self._end("terminate", name, workflow_id, stream)
 
     async def _end(self, verb: str, name: str, workflow_id: str, stream: random.Random) -> None:
-        run_id, is_open = await self.requests.current_run(workflow_id)
+        run_id, is_open = await self.requests.current_run(name, workflow_id)
         if is_open:
             await self.requests.end(name, verb, workflow_id, run_id if stream.random() < 0.7 else "")
 
     async def _reset(self, name: str, workflow_id: str, stream: random.Random) -> None:
-        run_id, _ = await self.requests.current_run(workflow_id)
+        run_id, _ = await self.requests.current_run(name, workflow_id)
         if not run_id:
             return
         execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
         page = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution)
-        answer = await self.requests.maybe("GetWorkflowExecutionHistory", page)
+        answer = await self.requests.maybe(name, "GetWorkflowExecutionHistory", page)
         points = [event.event_id for event in answer.history.events if event.event_type in RESET_POINTS] if answer else []
         if points and (made := await self.requests.reset(name, workflow_id, run_id, stream.choice(points))):
             running_loop().trace("reset", base=run_id, run=made)
@@ -130,7 +130,7 @@ class Workload:
         """Waits for news of the current run, as a client that awaits a result does."""
         execution = WorkflowExecution(workflow_id=workflow_id)
         request = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution, wait_new_event=True)
-        answer = await self.requests.maybe("GetWorkflowExecutionHistory", request)
+        answer = await self.requests.maybe(name, "GetWorkflowExecutionHistory", request)
         if answer is not None and answer.next_page_token:
             request.next_page_token = answer.next_page_token
-            await self.requests.maybe("GetWorkflowExecutionHistory", request)
+            await self.requests.maybe(name, "GetWorkflowExecutionHistory", request)

@@ -1,209 +1,112 @@
-"""One region in one process on virtual time: the real server code between a simulated disk and a simulated wire.
+"""A simulated world: its regions, and the way of a client to their nodes.
 
-Real: namespaces, matching, history, the frontend with its one interceptor list. Simulated: clock, ids, store (memory, with faults
-and latency), visibility (memory), and the transport, which hands a Call and a decoded request to the same handlers as gRPC.
-The composition follows `cluster/node.py`; what that file adds (files, ports, grpc) cannot run on a simulated loop.
+Today there is one region; several will lie beside each other here, each with a disk, a registry, a network and nodes of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
 
-from chaos.sim.disk import ArchivedStore, SimVisibility
-from chaos.sim.faults import FaultPlan, SimStore
+from chaos.sim.config import NAMESPACE, WorldConfig, draw_config
+from chaos.sim.disk import ArchivedStore
 from chaos.sim.loop import running_loop
-from chaos.sim.nodes import NodeDied, NodeSlot, Wire
-from chaos.sim.rand import SimClock, SimIds, Streams
-from cluster.assembly import Assembly, Seams, Settings
-from cluster.config import Limits, ShardConfig
+from chaos.sim.nodes import NodeSlot
+from chaos.sim.rand import Streams
+from chaos.sim.region import Plans, Region, SimNode
 from cluster.core.errors import CallerError, Code
-from cluster.failures import as_caller_error
-from cluster.frontend.authorisation import LoopbackOnly
-from cluster.frontend.call import Call
 from cluster.frontend.methods import METHODS
-from cluster.frontend.service import Frontend
-from cluster.history.service import HistoryService
-from cluster.matching.service import Matching
-from cluster.membership.members import ROLES, NodeInfo
-from cluster.namespaces.registry import NamespaceRegistry
-from cluster.routing.place import Place
-from cluster.seams import JobSet
-from cluster.stores.base import StoreError
-from cluster.stores.faulty import Fault
-from cluster.tokens import Tokens
-from cluster.visibility.memory import MemoryVisibility
 
-NAMESPACE = "default"
-PEER = "ipv4:127.0.0.1:40000"
-DRAIN_S = 5.0
-RESTART_S_MAX = 2.0
-PATIENT_S = 30.0
+__all__ = ["NAMESPACE", "World", "WorldConfig", "draw_config"]
 
-
-@dataclass
-class WorldConfig:
-    """What a seed draws about the server itself, before anything happens."""
-
-    shards: int = 2
-    shard: ShardConfig = field(default_factory=ShardConfig)
-    limits: Limits = field(default_factory=Limits)
-    store_latency_s_max: float = 0.01
-    wire_delay_s_max: float = 0.02
-
-
-class SimNode:
-    """One life of the node: everything in memory, nothing of it survives."""
-
-    def __init__(self, world: World, life: int) -> None:
-        self.world = world
-        self.life = life
-        config = world.config
-        self.clock = SimClock(running_loop().now_ns)
-        self.ids = SimIds(world.streams(f"ids of life {life}"))
-        self.spawn = JobSet(world.job_failed)
-        self.store = SimStore(
-            world.disk, world.store_plan, world.streams(f"store latency of life {life}"), config.store_latency_s_max
-        )
-        self.visibility = SimVisibility(
-            world.index, world.visibility_faults, world.streams(f"visibility of life {life}"), config.store_latency_s_max
-        )
-        self.assembly = Assembly(
-            Seams(self.clock, self.ids, self.spawn, self.store, self.visibility),
-            Settings(
-                owner=f"node#{life}",
-                shards=config.shards,
-                limits=config.limits,
-                shard=config.shard,
-                namespaces=(NAMESPACE,),
-            ),
-        )
-        self.frontend: Frontend
-
-    @property
-    def namespaces(self) -> NamespaceRegistry:
-        return self.assembly.namespaces
-
-    @property
-    def matching(self) -> Matching:
-        return self.assembly.matching
-
-    @property
-    def history(self) -> HistoryService:
-        return self.assembly.history
-
-    @property
-    def tokens(self) -> Tokens:
-        return self.assembly.tokens
-
-    async def start(self) -> None:
-        """Raises StoreError, CallerError: then this process ends and another one is started."""
-        await self.store.open()
-        await self.assembly.load()
-        identity = self.assembly.identity
-        me = NodeInfo(
-            f"node{self.life}", "", ROLES, "", "simulated", identity.shard_count, identity.cluster_id, 0, self.ids.uuid()
-        )
-        place = Place(None, self.ids)
-        self.assembly.connect(await place.open(me, "", None))
-        await self.assembly.start(place.ready)
-        self.frontend = self.assembly.front(LoopbackOnly())
-
-    async def serve(self, name: str, data: bytes, deadline_s: float) -> bytes:
-        """One call as the transport does it: decoded here, encoded again. Raises CallerError and nothing else."""
-        method = METHODS[name]
-        call = Call(method.path, {}, running_loop().time() + deadline_s, PEER)
-        try:
-            answer = await self.frontend.handlers[name](call, method.request.FromString(data))
-        except Exception as failure:
-            if not isinstance(failure, CallerError | StoreError) and type(failure).__name__ != "VisibilityUnavailable":
-                self.world.unexpected.append(f"{name}: {type(failure).__name__}: {failure}")
-                self.world.unexpected_causes.append(failure)
-            raise as_caller_error(failure, method.path, self.ids) from failure
-        return answer if isinstance(answer, bytes) else answer.SerializeToString()
-
-    async def stop(self) -> None:
-        """As on SIGTERM: drain, then close in good order."""
-        self.frontend.drain.begin()
-        self.matching.drain()
-        await self.frontend.drain.wait_until_idle(DRAIN_S)
-        await self.history.close()
-        await self.spawn.close()
+PATIENT_S = 60.0
+LEAVES_A_BAD_NODE = 0.6  # per failed call
 
 
 class World:
-    """The region and everything that outlives its node. `call` is what clients and workers use."""
+    """The regions and everything that outlives their nodes. `call` is what clients and workers use."""
 
-    def __init__(
-        self,
-        streams: Streams,
-        config: WorldConfig,
-        store_plan: Callable[[int, str], Fault | None],
-        reply_faults: FaultPlan,
-        visibility_faults: FaultPlan,
-        torn_checkpoints: FaultPlan,
-    ) -> None:
+    def __init__(self, streams: Streams, config: WorldConfig, plans: Plans) -> None:
         self.streams = streams
         self.config = config
-        self.disk = ArchivedStore(torn_checkpoints, streams("cuts"))
-        self.index = MemoryVisibility()
-        self.store_plan = store_plan
-        self.visibility_faults = visibility_faults
-        self.slot: NodeSlot[SimNode] = NodeSlot("node", self._build)
-        self.wire = Wire(self.slot, reply_faults, streams("wire"), config.wire_delay_s_max)
         self.unexpected: list[str] = []  # answers and ends that no server may give
         self.unexpected_causes: list[BaseException] = []
         self.failed_starts_count = 0
+        self.regions = [Region(self, "r1", plans)]
+        self._chosen: dict[str, str] = {}  # caller -> the node it talks to
 
     @property
-    def node(self) -> SimNode | None:
-        return self.slot.node
+    def region(self) -> Region:
+        return self.regions[0]
 
-    async def _build(self, life: int) -> SimNode:
-        node = SimNode(self, life)
-        await node.start()
-        return node
+    @property
+    def disk(self) -> ArchivedStore:
+        return self.region.disk
 
-    async def start(self) -> SimNode:
-        """Starts a life, as a supervisor does: again and again until one is ready."""
-        while True:
-            try:
-                return await self.slot.start()
-            except (StoreError, CallerError, NodeDied) as error:
-                running_loop().trace("start failed", error=type(error).__name__)
-                self.failed_starts_count += 1
-                if not running_loop().is_dead(self.slot.owner):
-                    self.slot.crash()
-                await asyncio.sleep(self.streams("restarts").uniform(0.05, RESTART_S_MAX))
+    @property
+    def nodes(self) -> list[SimNode]:
+        return self.region.nodes
 
-    async def stop(self) -> None:
-        """Ends the life in good order, as SIGTERM does; what is left after that dies with the process."""
-        node = self.slot.node
-        assert node is not None
-        try:
-            await self.slot.run_inside(node.stop, "stop")
-        except NodeDied:
-            return
-        except StoreError as error:
-            running_loop().trace("stop failed", error=type(error).__name__)
-        self.slot.crash()
+    @property
+    def slots(self) -> list[NodeSlot[SimNode]]:
+        return list(self.region.slots.values())
+
+    async def start(self) -> None:
+        """The nodes that are there from the beginning, all at once."""
+        await asyncio.gather(*(self.region.start(slot) for slot in self.slots[: self.config.begin_with]))
+
+    def blame(self, text: str, cause: BaseException | None = None) -> None:
+        """Notes what no server may do; not while the jobs of a world that has ended are being cleared away."""
+        if asyncio._get_running_loop() is not None:
+            self.unexpected.append(text)
+            self.unexpected_causes += [cause] if cause is not None else []
 
     def job_failed(self, name: str, failure: BaseException) -> None:
-        self.unexpected.append(f"background job {name} ended by {type(failure).__name__}: {failure}")
-        self.unexpected_causes.append(failure)
+        self.blame(f"background job {name} ended by {type(failure).__name__}: {failure}", failure)
 
+    def calm_clients(self, delay_s_max: float) -> None:
+        for wire in self.region.wires.values():
+            wire.delay_s_max = min(wire.delay_s_max, delay_s_max)
+
+    # --- calls ------------------------------------------------------------------------------------------------------------
     async def call(
-        self, name: str, request: Message, deadline_s: float = 10.0, on_sent: Callable[[], None] | None = None
+        self,
+        name: str,
+        request: Message,
+        deadline_s: float = 10.0,
+        on_sent: Callable[[], None] | None = None,
+        caller: str = "story",
+        via: str | None = None,
     ) -> Any:
-        """The response message. Raises CallerError. `on_sent` is called for every copy of the request that goes out."""
+        """The response message. Raises CallerError. `on_sent` is called for every copy of the request that goes out.
+
+        caller: sticks to a node until that fails, and sometimes changes without need. via: this node, for once."""
         data = request.SerializeToString()
-        answer = await self.wire.call(name, lambda node: node.serve(name, data, deadline_s), deadline_s, on_sent)
+        host = via or self._choose(caller)
+        try:
+            wire = self.region.wires[host]
+            answer = await wire.call(name, lambda node: node.serve(name, data, deadline_s), deadline_s, on_sent)
+        except CallerError as error:
+            if via is None and error.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+                self._leave(caller, LEAVES_A_BAD_NODE)
+            raise
         return METHODS[name].response.FromString(answer)
+
+    def _choose(self, caller: str) -> str:
+        hosts = list(self.region.slots)
+        if len(hosts) == 1:
+            return hosts[0]
+        self._leave(caller, self.config.callers_switch)
+        if caller not in self._chosen:
+            self._chosen[caller] = self.streams(f"choices of {caller}").choice(hosts)
+        return self._chosen[caller]
+
+    def _leave(self, caller: str, probability: float) -> None:
+        if len(self.region.slots) > 1 and self.streams(f"choices of {caller}").random() < probability:
+            self._chosen.pop(caller, None)
 
     async def call_patiently(self, name: str, request: Message) -> Any:
         """As `call`, repeated while the server is unavailable. Raises the last CallerError after PATIENT_S."""
@@ -215,22 +118,3 @@ class World:
                 if error.code != Code.UNAVAILABLE or running_loop().time() > until:
                     raise
             await asyncio.sleep(0.2)
-
-
-def draw_config(stream: random.Random) -> WorldConfig:
-    """Small bounds and long latencies show what large and short ones hide, and the other way round."""
-    shard = ShardConfig(
-        group_entries_max=stream.choice([1, 2, 5, 2_000]),
-        checkpoint_interval_ns=stream.choice([50_000_000, 500_000_000, 5_000_000_000]),
-        checkpoint_entries_max=stream.choice([5, 50, 20_000]),
-        idle_runs_in_memory_max=stream.choice([0, 3, 2_000]),
-        timer_horizon_ns=stream.choice([2_000_000_000, 60_000_000_000]),
-    )
-    limits = Limits(history_page_events_max=stream.choice([10, 30, 1_000]))
-    return WorldConfig(
-        shards=stream.choice([1, 2, 4]),
-        shard=shard,
-        limits=limits,
-        store_latency_s_max=stream.choice([0.0, 0.005, 0.05]),
-        wire_delay_s_max=stream.choice([0.001, 0.02, 0.2]),
-    )

@@ -25,6 +25,7 @@ from cluster.core.entry import (
     DeletedNote,
     Entry,
     Flushed,
+    NexusNote,
     OutboxNote,
     RequestIdNote,
     StickyNote,
@@ -34,7 +35,7 @@ from cluster.core.entry import (
     UpdateNote,
     WorkerNote,
 )
-from cluster.core.events import ATTRIBUTES_FIELD, parse_event
+from cluster.core.events import ATTRIBUTES_FIELD, next_hash, parse_event
 from cluster.core.state import RequestSeen, RunState, decode_state
 from cluster.core.table import APPLIERS, FLUSHERS, IllegalTransition
 
@@ -43,18 +44,33 @@ def apply_entry(state: RunState, entry: Entry) -> RunState:
     """Folds one entry. Returns the state (another object only where the entry begins with a Base)."""
     for item in entry.items:
         if isinstance(item, bytes):
-            take_event(state, parse_event(item), len(item))
+            take_event(state, parse_event(item), item)
         elif isinstance(item, Buffered):
             apply_event(state, parse_event(item.event))
             state.buffered.append(item.event)
         elif isinstance(item, Flushed):
-            flush_event(state, parse_event(item.event), len(item.event))
+            flush_event(state, parse_event(item.event), item.event)
         elif isinstance(item, Base):
             state = decode_state(item.snapshot)
         else:
             apply_note(state, item)
-    state.transition_count += 1
+    if not (len(entry.items) == 1 and isinstance(entry.items[0], Base)):
+        count_transition(state, entry.version)
     return state
+
+
+def count_transition(state: RunState, version: int) -> None:
+    """One more transition, under this failover version: (count, version) names the state it has led to."""
+    history, count = state.transition_history, state.transition_count
+    if not history and count:
+        history.append((count, state.last_version))  # of a row that is older than this list
+    if history and history[-1][1] == version:
+        history[-1] = (count + 1, version)
+    elif history and history[-1][1] > version:
+        raise IllegalTransition(f"transition {count + 1} of version {version} after version {history[-1][1]}")
+    else:
+        history.append((count + 1, version))
+    state.transition_count = count + 1
 
 
 def new_state(namespace_id: str, workflow_id: str, run_id: str) -> RunState:
@@ -73,7 +89,7 @@ def fold_events(namespace_id: str, workflow_id: str, run_id: str, events: Iterab
     """The state that public history alone gives: everything but the notes."""
     state = new_state(namespace_id, workflow_id, run_id)
     for data in events:
-        take_event(state, parse_event(data), len(data))
+        take_event(state, parse_event(data), data)
     return state
 
 
@@ -86,23 +102,23 @@ def apply_event(state: RunState, event: HistoryEvent) -> None:
     applier(state, event, attributes)
 
 
-def take_event(state: RunState, event: HistoryEvent, size_bytes: int) -> None:
-    """An event joins the history and changes the state."""
-    _number(state, event, size_bytes)
+def take_event(state: RunState, event: HistoryEvent, data: bytes) -> None:
+    """An event (data: encoded) joins the history and changes the state."""
+    _number(state, event, data)
     apply_event(state, event)
 
 
-def flush_event(state: RunState, event: HistoryEvent, size_bytes: int) -> None:
+def flush_event(state: RunState, event: HistoryEvent, data: bytes) -> None:
     """A buffered event joins the history; its effect was taken when it was buffered."""
     assert state.buffered, "a flush without a buffer"
     state.buffered.pop()
-    _number(state, event, size_bytes)
+    _number(state, event, data)
     flusher = FLUSHERS.get(event.event_type)
     if flusher is not None:
         flusher(state, event)
 
 
-def _number(state: RunState, event: HistoryEvent, size_bytes: int) -> None:
+def _number(state: RunState, event: HistoryEvent, data: bytes) -> None:
     event_id = event.event_id
     if event_id != state.next_event_id:
         raise IllegalTransition(f"event id {event_id} where {state.next_event_id} was due")
@@ -115,7 +131,9 @@ def _number(state: RunState, event: HistoryEvent, size_bytes: int) -> None:
     else:
         history.append((event_id, version))
     state.next_event_id = event_id + 1
-    state.history_bytes += size_bytes
+    state.history_bytes += len(data)
+    if state.history_hash or event_id == 1:
+        state.history_hash = next_hash(state.history_hash, data)
 
 
 def apply_note(state: RunState, note: Any) -> None:
@@ -193,6 +211,11 @@ def _callback(state: RunState, note: CallbackNote) -> None:
         state.callbacks[note.index] = note.callback
 
 
+def _nexus(state: RunState, note: NexusNote) -> None:
+    _must_be(note.operation.scheduled_event_id in state.operations, "operation note without operation")
+    state.operations[note.operation.scheduled_event_id] = note.operation
+
+
 def _cancel(state: RunState, note: CancelNote) -> None:
     state.cancel_request_id = note.request_id
 
@@ -224,6 +247,7 @@ _NOTES: dict[type, Any] = {
     UpdateGoneNote: _update_gone,
     RequestIdNote: _request_id,
     CallbackNote: _callback,
+    NexusNote: _nexus,
     CancelNote: _cancel,
     CloseNote: _close,
     DeletedNote: _deleted,

@@ -8,21 +8,24 @@ from __future__ import annotations
 from temporalio.api.enums.v1 import RetryState, TimeoutType
 from temporalio.api.failure.v1 import Failure, TimeoutFailureInfo
 
-from cluster.core.machines import activity, lifecycle, timer, workflow_task
+from cluster.core.machines import activity, callback, lifecycle, nexus_operation, timer, workflow_task
 from cluster.core.machines.successor import next_after, repeat
 from cluster.core.state import RunState
 from cluster.core.transition import Transition
 
 
 def wake_at(state: RunState) -> int:
-    """ns since the epoch of the earliest timer of an open run, 0 = none. A closed run has none of its own."""
+    """ns since the epoch of the earliest timer of an open run, 0 = none. A closed one may have callbacks to try again."""
     if not state.is_open:
-        return 0
+        return callback.due_at(state) if not state.is_deleted else 0
     earliest = lifecycle.run_expires_at(state)
     if (at := _task_due_at(state)) and (not earliest or at < earliest):
         earliest = at
     for one in state.activities.values():
         if (at := activity.due_at(one)) and (not earliest or at < earliest):
+            earliest = at
+    for operation in state.operations.values():
+        if (at := nexus_operation.due_at(operation)) and (not earliest or at < earliest):
             earliest = at
     for pending in state.timers.values():
         if not earliest or pending.fires_at < earliest:
@@ -43,12 +46,16 @@ def decide_due(t: Transition) -> list[Transition]:
     """Does everything that is due at t.now. Returns the transitions of new runs (retry, cron) made by a time-out."""
     state, now = t.state, t.now
     if not state.is_open:
+        callback.decide_due(t)
         return []
     expires_at = lifecycle.run_expires_at(state)
     due = [(one.fires_at, one.started_event_id, "timer", one.timer_id) for one in state.timers.values() if one.fires_at <= now]
     for one in state.activities.values():
         if (at := activity.due_at(one)) and at <= now:
             due.append((at, one.scheduled_event_id, "activity", ""))
+    for operation in state.operations.values():
+        if (at := nexus_operation.due_at(operation)) and at <= now:
+            due.append((at, operation.scheduled_event_id, "operation", ""))
     if (at := _task_due_at(state)) and at <= now:
         due.append((at, 0, "task", ""))
     if expires_at and expires_at <= now:
@@ -59,6 +66,8 @@ def decide_due(t: Transition) -> list[Transition]:
             must_tell |= timer.fire(t, timer_id)
         elif kind == "activity":
             must_tell |= activity.decide_due(t, event_id)
+        elif kind == "operation":
+            must_tell |= nexus_operation.decide_due(t, event_id)
         else:
             _task_due(t)
     if expires_at and expires_at <= now:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from cluster.core.machines import activity, child
+from cluster.core.machines import activity, callback, child, commands, nexus_operation
 from cluster.core.state import RunState, Status
-
-CALLBACK_SUCCEEDED = 5  # temporal.api.enums.v1.CallbackState
-CALLBACK_FAILED = 4
 
 
 class OfferWorkflowTask(msgspec.Struct, frozen=True):
@@ -51,7 +48,39 @@ class ApplyClosePolicy(msgspec.Struct, frozen=True):
     initiated_event_id: int
 
 
-Effect = OfferWorkflowTask | OfferActivityTask | StartChild | SignalExternal | CancelExternal | TellParent | ApplyClosePolicy
+class StartNexusOperation(msgspec.Struct, frozen=True):
+    """The handler of this operation must be called. attempt: how many calls have failed; each call is an effect of its own."""
+
+    scheduled_event_id: int
+    attempt: int
+
+
+class CancelNexusOperation(msgspec.Struct, frozen=True):
+    """The handler must hear that the operation is no longer wanted."""
+
+    scheduled_event_id: int
+    attempt: int
+
+
+class DeliverCallback(msgspec.Struct, frozen=True):
+    """Somebody waits to be told how the closed run ended: the callback of this number."""
+
+    index: int
+    attempt: int
+
+
+Effect = (
+    OfferWorkflowTask
+    | OfferActivityTask
+    | StartChild
+    | SignalExternal
+    | CancelExternal
+    | TellParent
+    | ApplyClosePolicy
+    | StartNexusOperation
+    | CancelNexusOperation
+    | DeliverCallback
+)
 
 
 def effects(state: RunState) -> list[Effect]:
@@ -63,6 +92,8 @@ def effects(state: RunState) -> list[Effect]:
     owed: list[Effect] = [ApplyClosePolicy(one.initiated_event_id) for one in child.owes_close_policy(state)]
     if state.parent is not None and not state.parent_told and not state.new_run_id and not state.is_reset_away:
         owed.append(TellParent())
+    if commands.NEXUS_IS_SERVED:
+        owed += [DeliverCallback(at, one.attempt) for at, one in enumerate(state.callbacks) if callback.is_callable(one)]
     return owed
 
 
@@ -82,4 +113,16 @@ def _of_open_run(state: RunState) -> list[Effect]:
         owed.extend(map(SignalExternal, state.signals_out))
     if state.cancels_out:
         owed.extend(map(CancelExternal, state.cancels_out))
+    if state.operations and commands.NEXUS_IS_SERVED:
+        owed.extend(_of_operations(state))
+    return owed
+
+
+def _of_operations(state: RunState) -> list[Effect]:
+    owed: list[Effect] = []
+    for one in state.operations.values():
+        if nexus_operation.is_callable(one):
+            owed.append(StartNexusOperation(one.scheduled_event_id, one.attempt))
+        if one.cancellation is not None and nexus_operation.is_cancel_callable(one):
+            owed.append(CancelNexusOperation(one.scheduled_event_id, one.cancellation.attempt))
     return owed

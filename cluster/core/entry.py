@@ -5,13 +5,15 @@ Items are applied in order:
 - Buffered: an event that came while a workflow task was started; changes the state now, gets its id at the flush.
 - Flushed: a buffered event with its id; joins the history, its effect on the state has been taken already.
 - notes: what public history does not show, each as the whole new value.
-- Base: a state to begin from (a reset's shared prefix, whose events were stored before the entry).
+- Base: a state to begin from (a reset's shared prefix, whose events were stored before the entry). An entry of nothing else
+  is no transition of this run: another region's state as it is.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from cluster.core.nexus_state import NexusOperation
 from cluster.core.state import Activity, Callback, Child, Update, WorkflowTask
 
 ENTRY_FORMAT = 1
@@ -105,6 +107,12 @@ class CallbackNote(msgspec.Struct, frozen=True, array_like=True, tag="k"):
     callback: Callback
 
 
+class NexusNote(msgspec.Struct, frozen=True, array_like=True, tag="N"):
+    """An operation's attempts, and those of its cancel request."""
+
+    operation: NexusOperation
+
+
 class CancelNote(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     """Request id of the accepted cancel request."""
 
@@ -137,6 +145,7 @@ Note = (
     | UpdateGoneNote
     | RequestIdNote
     | CallbackNote
+    | NexusNote
     | CancelNote
     | CloseNote
     | DeletedNote
@@ -153,6 +162,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     first_event_id: int
     at: int  # ns since the epoch: the `now` of the transition
     items: list[Item]
+    version: int = 0  # the namespace's failover version at the transition; 0 = not replicated, or an older record
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -6,6 +6,7 @@ gives an encoded temporal.api.history.v1.History, so stored blobs and poll answe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.duration_pb2 import Duration
@@ -145,6 +146,11 @@ def split_framed(blob: bytes | memoryview) -> Iterator[bytes]:
             raise ValueError(f"truncated history blob at byte {at}")
         yield bytes(blob[at : at + size])
         at += size
+
+
+def next_hash(before: bytes, event: bytes) -> bytes:
+    """The hash of a history that goes on by this encoded event; b"" before the first: the same for the same prefix only."""
+    return hashlib.blake2b(before + event, digest_size=16).digest()
 
 
 def parse_event(data: bytes) -> HistoryEvent:

@@ -195,3 +195,16 @@ class _Cut:
             self.left -= 4
             cut.cause.CopyFrom(self.failure(failure.cause, causes_max - 1))
         return cut
+
+
+CALL_RETRY_FIRST_NS = SECOND_NS  # component.nexusoperations.retryPolicy.initialInterval, component.callbacks.retryPolicy...
+CALL_RETRY_MAX_NS = 3_600 * SECOND_NS  # ...maxInterval
+
+
+def next_call_at(now: int, failed_attempts: int, jitter: float) -> int:
+    """ns since the epoch: when a call over HTTP is tried again after so many failures. jitter: 0..1.
+
+    1 s, doubling up to an hour; up to a fifth sooner, so that callers of a service that comes back do not come all at once.
+    """
+    interval_ns = min(CALL_RETRY_FIRST_NS << min(max(failed_attempts - 1, 0), 32), CALL_RETRY_MAX_NS)
+    return now + int(interval_ns * (0.8 + 0.2 * jitter))

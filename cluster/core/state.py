@@ -13,6 +13,8 @@ from enum import IntEnum
 
 import msgspec
 
+from cluster.core.nexus_state import NexusOperation
+
 SNAPSHOT_FORMAT = 1
 
 
@@ -172,6 +174,7 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     completed_event_id: int = 0
     sent_task_id: int = 0  # scheduled event id of the workflow task that carried it
     admitted_at: int = 0
+    admitted_transition: int = 0  # the run's transition_count once it was admitted: on which side of a fork that was
     links: tuple[bytes, ...] = ()
 
 
@@ -181,11 +184,12 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     callback: bytes  # temporal.api.common.v1.Callback
     registered_at: int
     request_id: str = ""
-    state: int = 1  # temporal.api.enums.v1.CallbackState: STANDBY
-    attempt: int = 0
+    state: int = 1  # temporal.api.enums.v1.CallbackState: STANDBY; never BLOCKED
+    attempt: int = 0  # finished attempts
     last_attempt_at: int = 0
     next_attempt_at: int = 0
     last_failure: bytes = b""
+    blocked_reason: str = ""  # why no attempt is made now: the circuit breaker of its address is open
 
 
 class ParentLink(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -228,7 +232,9 @@ class RunState(msgspec.Struct, omit_defaults=True):
     next_event_id: int = 1
     version_history: list[tuple[int, int]] = []  # (last event id, version), ascending
     history_bytes: int = 0
+    history_hash: bytes = b""  # of all events, in the order of their ids; b"" with events = the row is older than the hash
     transition_count: int = 0
+    transition_history: list[tuple[int, int]] = []  # (last transition_count, version), ascending: with it a state has a name
     # Start
     workflow_type: str = ""
     task_queue: str = ""
@@ -283,6 +289,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
     signals_out: dict[int, ExternalSignal] = {}
     cancels_out: dict[int, ExternalCancel] = {}
     updates: dict[str, Update] = {}
+    operations: dict[int, NexusOperation] = {}
     signal_request_ids: dict[str, None] = {}
     signal_count: int = 0
     cancel_requested: bool = False
@@ -317,6 +324,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
         """A copy that shares the frozen parts; changing it leaves the original as it was."""
         twin = copy.copy(self)
         twin.version_history = self.version_history.copy()
+        twin.transition_history = self.transition_history.copy()
         twin.memo = self.memo.copy()
         twin.search_attributes = self.search_attributes.copy()
         twin.request_ids = self.request_ids.copy()
@@ -330,6 +338,7 @@ class RunState(msgspec.Struct, omit_defaults=True):
         twin.signals_out = self.signals_out.copy()
         twin.cancels_out = self.cancels_out.copy()
         twin.updates = self.updates.copy()
+        twin.operations = self.operations.copy()
         twin.signal_request_ids = self.signal_request_ids.copy()
         twin.buffered = self.buffered.copy()
         return twin

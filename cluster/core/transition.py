@@ -7,7 +7,7 @@ and `state` is the run's new state: the same apply functions have made it that w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.message import Message
 from temporalio.api.common.v1 import Link
@@ -16,7 +16,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.sdk.v1 import UserMetadata
 
 from cluster.config import Limits
-from cluster.core.apply import apply_event, apply_note, flush_event, new_state, take_event
+from cluster.core.apply import apply_event, apply_note, count_transition, flush_event, new_state, take_event
 from cluster.core.entry import Base, Buffered, Entry, Flushed, Item, Note
 from cluster.core.events import ATTRIBUTES_FIELD, FLUSHED_LAST, NEVER_BUFFERED, parse_event, timestamp
 from cluster.core.state import RunState, decode_state
@@ -37,21 +37,48 @@ class Ids(Protocol):
     def jitter(self) -> float: ...
 
 
+class EndpointRef(NamedTuple):
+    """A Nexus endpoint by which an operation may be called."""
+
+    id: str
+    name: str
+    is_allowed: bool = True  # the caller's namespace may use it
+
+
+EndpointLookup = Callable[[str], EndpointRef | None]
+
+
+def no_endpoints(name: str) -> EndpointRef | None:
+    """The registry of a server without Nexus."""
+    return None
+
+
 class Context:
     """What every decision is given besides state and request. `now` is ns since the epoch."""
 
-    __slots__ = ("ids", "limits", "namespace", "now", "retention_ns", "version")
+    __slots__ = ("endpoint", "ids", "limits", "namespace", "now", "retention_ns", "version")
 
     def __init__(
-        self, namespace: str, now: int, ids: Ids, limits: Limits, version: int = 0, retention_ns: int = 0
+        self,
+        namespace: str,
+        now: int,
+        ids: Ids,
+        limits: Limits,
+        version: int = 0,
+        retention_ns: int = 0,
+        endpoint: EndpointLookup = no_endpoints,
     ) -> None:
-        """retention_ns: the namespace's; 0 = the default of the limits. A chain of runs says until when it can be reset."""
+        """retention_ns: the namespace's; 0 = the default of the limits. A chain of runs says until when it can be reset.
+
+        endpoint: the Nexus endpoint of that name, None = there is none.
+        """
         self.namespace = namespace  # its name: what the run's public events say
         self.retention_ns = retention_ns or limits.retention_default_ns
         self.now = now
         self.ids = ids
         self.limits = limits
         self.version = version
+        self.endpoint = endpoint
 
 
 # Called before a fact from outside (anything that may be buffered) is added: see `before_fact`.
@@ -129,7 +156,7 @@ class Transition:
             state.buffered.append(data)
             self.items.append(Buffered(data))
         else:
-            take_event(state, event, len(data))
+            take_event(state, event, data)
             self.items.append(data)
         return event
 
@@ -151,7 +178,7 @@ class Transition:
             event.version = self.context.version  # a failover may lie between the buffering and now
             _wire_started_id(event, started_ids)
             data = event.SerializeToString()
-            flush_event(self.state, event, len(data))
+            flush_event(self.state, event, data)
             self.items.append(Flushed(data))
         return True
 
@@ -160,9 +187,10 @@ class Transition:
         return not self.items
 
     def entry(self) -> Entry:
-        state = self.state
-        state.transition_count += 1
-        return Entry(state.namespace_id, state.workflow_id, state.run_id, self.first_event_id, self.now, self.items)
+        """Raises IllegalTransition for a version below the run's last: the namespace is active elsewhere, or this is stale."""
+        state, version = self.state, self.context.version
+        count_transition(state, version)
+        return Entry(state.namespace_id, state.workflow_id, state.run_id, self.first_event_id, self.now, self.items, version)
 
 
 def _wire_started_id(event: HistoryEvent, started_ids: dict[tuple[str, int], int]) -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from temporalio.api.enums.v1 import NexusOperationCancellationState
 
+from cluster.core.nexus_state import NexusCancellation, NexusOperation
 from cluster.core.state import Activity, Callback, RunState, UpdateStage, WorkflowTask
 
+_ANSWERED = (
+    NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED,
+    NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_FAILED,
+)
 _STARTED = 1  # EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: its event does not tell the request id
 
 
@@ -15,7 +21,8 @@ def without_notes(state: RunState) -> RunState:
     Only of a state without buffered events: those have changed it and are not in the history yet.
     """
     bare = state.fork()
-    bare.transition_count = 0
+    bare.transition_count, bare.transition_history = 0, []
+    bare.history_hash = b""  # of the encoded bytes, not of what they say: see hash_differs
     bare.task = _task_without_notes(state.task)
     # Attempts of tasks that wrote no events, queues and workers that only this region has seen.
     bare.task_attempt, bare.task_stamp = 1, 0
@@ -40,8 +47,28 @@ def without_notes(state: RunState) -> RunState:
         if one.stage >= UpdateStage.ACCEPTED
     }
     bare.callbacks = [Callback(one.callback, 0) for one in state.callbacks]
+    bare.operations = {key: _operation_without_notes(one) for key, one in state.operations.items()}
     bare.parent_told, bare.reset_run_id, bare.is_deleted = False, "", False
     return bare
+
+
+def hash_differs(folded: RunState, stored: RunState) -> bool:
+    """Whether the stored state was made by other events than these. A row that is older than the hash cannot tell.
+
+    folded: of the very bytes that are stored; a message that was parsed and encoded again may have other ones.
+    """
+    return stored.history_hash not in (b"", folded.history_hash)
+
+
+def _operation_without_notes(operation: NexusOperation) -> NexusOperation:
+    """Calls that failed are notes; a cancel request could be sent when both the operation's start and the request were known."""
+    asked = operation.cancellation
+    if asked is not None:
+        is_answered = asked.state in _ANSWERED
+        asked = NexusCancellation(asked.requested_event_id, asked.state if is_answered else 0)
+    return replace(
+        operation, attempt=0, last_attempt_at=0, last_failure=b"", next_attempt_at=0, blocked_reason="", cancellation=asked
+    )
 
 
 def _task_without_notes(task: WorkflowTask | None) -> WorkflowTask | None:

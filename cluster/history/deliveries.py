@@ -31,11 +31,14 @@ from cluster.core.effects import (
     effects,
 )
 from cluster.core.entry import CloseNote
-from cluster.core.errors import CallerError, Code, not_found
+from cluster.core.errors import CallerError, Code
 from cluster.core.events import parse_event
 from cluster.core.machines import child, external, lifecycle
 from cluster.core.state import Child, ParentLink
 from cluster.core.transition import Transition
+from cluster.history import between_runs
+from cluster.history.between_runs import IDENTITY, CancelRun, EndChild, SignalRun
+from cluster.history.ownership import NotHere
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 
@@ -44,13 +47,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("history")
 
+_PASSING = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED)  # what a moving shard or a full node answers
 BACKOFF_S_FIRST = 0.05
 BACKOFF_S_MAX = 10.0
-IDENTITY = "history-service"
 
 
 class Deliveries:
-    """Runs on the node that owns the owing run; reaches the other run through the service, wherever it lives."""
+    """Runs on the node that owns the owing run; reaches the other run by a message, wherever it lives (between_runs.py)."""
 
     def __init__(self, service: HistoryService) -> None:
         self._service = service
@@ -70,8 +73,10 @@ class Deliveries:
                 await self._table[type(effect)](shard, run, effect)
                 return
             except CallerError as error:
-                if error.code not in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED):
+                if error.code not in _PASSING:
                     log.error("delivery failed, will be repeated", effect=repr(effect), run=run.key, error=error.message)
+            except NotHere as error:  # nobody routes, and the other shard is not on this node now
+                log.info("delivery waits for a shard", effect=repr(effect), run=run.key, shard=error.shard)
             await asyncio.sleep(backoff_s * (0.8 + 0.4 * self._service.ids.jitter()))
             backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
 
@@ -111,9 +116,16 @@ class Deliveries:
             initiated_event_id=wanted.initiated_event_id,
             initiated_version=wanted.initiated_version,
         )
-        root = WorkflowExecution(workflow_id=state.root_workflow_id, run_id=state.root_run_id)
+        message = between_runs.StartChild(
+            namespace_id=wanted.namespace_id,
+            workflow_id=request.workflow_id,
+            request=request.SerializeToString(),
+            parent=parent,
+            root_workflow_id=state.root_workflow_id,
+            root_run_id=state.root_run_id,
+        )
         try:
-            return await self._service.start_child(wanted.namespace_id, request, parent, root)
+            return await self._service.reach(message)
         except CallerError as error:
             if error.code == Code.ALREADY_EXISTS:
                 return StartChildWorkflowExecutionFailedCause.START_CHILD_WORKFLOW_EXECUTION_FAILED_CAUSE_WORKFLOW_ALREADY_EXISTS
@@ -137,9 +149,19 @@ class Deliveries:
             external_workflow_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
             request_id=pending.request_id,
         )
+        target = wish.workflow_execution
         try:
-            await self._on_other(
-                run, wish, wish.child_workflow_only, lambda t: lifecycle.signal(t, attributes)
+            _refuse_self(run, wish)
+            await self._service.reach(
+                SignalRun(
+                    namespace_id=wish.namespace_id,
+                    workflow_id=target.workflow_id,
+                    run_id=target.run_id,
+                    by_workflow_id=run.key.workflow_id,
+                    by_run_id=run.key.run_id,
+                    is_child_only=wish.child_workflow_only,
+                    attributes=attributes.SerializeToString(),
+                )
             )
         except CallerError as error:
             if error.code == Code.NOT_FOUND:
@@ -158,48 +180,40 @@ class Deliveries:
             return
         causes = CancelExternalWorkflowExecutionFailedCause
         failed: CancelExternalWorkflowExecutionFailedCause.ValueType | None = None
-
-        def ask(t: Transition) -> None:
-            if not t.state.is_open and not wish.workflow_execution.run_id:
-                raise not_found(lifecycle.ALREADY_COMPLETED)  # a named run that has ended counts as asked
-            lifecycle.request_cancel(
-                t,
-                cause=wish.reason,
-                identity=IDENTITY,
-                request_id=pending.request_id,
-                external_initiated_event_id=initiated.event_id,
-                external_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
-            )
-
+        target = wish.workflow_execution
         try:
-            await self._on_other(run, wish, wish.child_workflow_only, ask)
+            _refuse_self(run, wish)
+            await self._service.reach(
+                CancelRun(
+                    namespace_id=wish.namespace_id,
+                    workflow_id=target.workflow_id,
+                    run_id=target.run_id,
+                    by_workflow_id=run.key.workflow_id,
+                    by_run_id=run.key.run_id,
+                    is_child_only=wish.child_workflow_only,
+                    cause=wish.reason,
+                    request_id=pending.request_id,
+                    initiated_event_id=initiated.event_id,
+                )
+            )
         except CallerError as error:
             if error.code != Code.NOT_FOUND:
                 raise
             failed = causes.CANCEL_EXTERNAL_WORKFLOW_EXECUTION_FAILED_CAUSE_EXTERNAL_WORKFLOW_EXECUTION_NOT_FOUND
         await self._record(shard, run, lambda t: external.record_cancel_answer(t, initiated, failed))
 
-    async def _on_other(self, run: Run, wish: Any, is_child_only: bool, decide: Callable[[Transition], Any]) -> None:
-        """One transition of another run, which may have to be a child of this one. A workflow cannot reach itself this way."""
-        target = wish.workflow_execution
-        if (wish.namespace_id, target.workflow_id) == (run.key.namespace_id, run.key.workflow_id):
-            raise lifecycle.unknown_run(target.workflow_id, target.run_id)
-
-        def checked(t: Transition) -> None:
-            parent = t.state.parent
-            if is_child_only and (parent is None or parent.workflow_id != run.key.workflow_id):
-                raise lifecycle.unknown_run(target.workflow_id, target.run_id)
-            decide(t)
-
-        await self._service.change(wish.namespace_id, target.workflow_id, target.run_id, checked)
-
     async def _tell_parent(self, shard: Shard, run: Run, effect: TellParent) -> None:
         parent = run.state.parent
         assert parent is not None
-        close = await self._event(shard, run, run.state.close_event_id)
-        execution = WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id)
+        close_event_id = run.state.close_event_id
+        message = between_runs.TellParent(
+            parent=parent,
+            child_workflow_id=run.key.workflow_id,
+            child_run_id=run.key.run_id,
+            close=(await shard.events(run, close_event_id, close_event_id))[0],
+        )
         try:
-            await self._service.tell_parent(parent, execution, close)
+            await self._service.reach(message)
         except CallerError as error:
             if error.code != Code.NOT_FOUND:  # a parent that is gone needs no news
                 raise
@@ -218,27 +232,27 @@ class Deliveries:
         await self._record(shard, run, lambda t: child.close_policy_done(t, effect.initiated_event_id))
 
     async def _end_child(self, run: Run, one: Child, policy: int) -> None:
-        def end(t: Transition) -> None:
-            state = t.state
-            is_ours = state.first_run_id == one.run_id if one.run_id else state.start_request_id == one.request_id
-            if not is_ours or not state.is_open:
-                return
-            if policy == ParentClosePolicy.PARENT_CLOSE_POLICY_REQUEST_CANCEL:
-                lifecycle.request_cancel(
-                    t,
-                    cause="",
-                    identity=IDENTITY,
-                    request_id=one.request_id,
-                    external_execution=WorkflowExecution(workflow_id=run.key.workflow_id, run_id=run.key.run_id),
-                )
-            else:
-                lifecycle.terminate(t, reason="by parent close policy", details=None, identity=IDENTITY)
-
+        message = EndChild(
+            namespace_id=one.namespace_id,
+            workflow_id=one.workflow_id,
+            by_workflow_id=run.key.workflow_id,
+            by_run_id=run.key.run_id,
+            first_run_id=one.run_id,
+            start_request_id=one.request_id,
+            policy=policy,
+        )
         try:
-            await self._service.change(one.namespace_id, one.workflow_id, "", end)
+            await self._service.reach(message)
         except CallerError as error:
             if error.code != Code.NOT_FOUND:
                 raise
+
+
+def _refuse_self(run: Run, wish: Any) -> None:
+    """A workflow cannot reach itself this way."""
+    target = wish.workflow_execution
+    if (wish.namespace_id, target.workflow_id) == (run.key.namespace_id, run.key.workflow_id):
+        raise lifecycle.unknown_run(target.workflow_id, target.run_id)
 
 
 def _request_of_child(initiated: HistoryEvent, request_id: str) -> StartWorkflowExecutionRequest:
@@ -269,5 +283,3 @@ def _request_of_child(initiated: HistoryEvent, request_id: str) -> StartWorkflow
     if initiated.HasField("user_metadata"):
         request.user_metadata.CopyFrom(initiated.user_metadata)
     return request
-
-

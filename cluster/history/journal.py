@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from cluster.config import ShardConfig
 from cluster.core.entry import encode_group
-from cluster.core.errors import CallerError, unavailable
+from cluster.core.errors import CallerError, Code
 from cluster.seams import Spawn
 from cluster.stores.base import Lease, Store, StoreError, StoreUnknown
 
@@ -146,5 +146,9 @@ class Journal:
         self._is_writing = False
 
 
+class ShardIsMoving(CallerError):
+    """The shard left memory under a call: what the call did may or may not be durable. A read may go to the next owner."""
+
+
 def shard_is_moving() -> CallerError:
-    return unavailable("The shard of this workflow is moving or recovering: retry with the same request id.")
+    return ShardIsMoving(Code.UNAVAILABLE, "The shard of this workflow is moving or recovering: retry with the same request id.")

@@ -28,6 +28,10 @@ class Matching(Protocol):
 
     def withdraw(self, hint: TaskHint) -> None: ...
 
+    def forget(self, hint: TaskHint) -> None:
+        """The shard has left this node. The next owner may have offered the task already, so it is not withdrawn elsewhere."""
+        ...
+
 
 class Outstanding:
     """One per node, over all its shards."""
@@ -65,7 +69,11 @@ class Outstanding:
         """The shard is gone from here; whoever owns it next offers anew."""
         for key in [key for key in self._index if key[1] == shard]:
             for hint in self._index.pop(key).values():
-                self._matching.withdraw(hint)
+                self._matching.forget(hint)
+
+    def listed(self) -> list[tuple[QueueKey, int]]:
+        """The queues that have tasks outstanding here, by shard."""
+        return list(self._index)
 
     def backlog(self, queue: QueueKey, shard: int, skip: int, limit: int) -> list[TaskHint]:
         """The oldest outstanding tasks, in the order they became outstanding."""

@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Hashable
 from typing import Any
 
+import msgspec
+
 from cluster.config import Limits
 from cluster.core.entry import Entry, Flushed
-from cluster.core.state import RunState
+from cluster.core.state import RunState, SnapshotFormatError, decode_state
 from cluster.frontend.call import Call
 from cluster.history.journal import shard_is_moving
-from cluster.stores.base import RunKey
+from cluster.stores.base import CorruptRecord, RunKey, Snapshot
 
 
 class Run:
@@ -100,6 +102,18 @@ class Run:
         for query in self.queries.values():
             query.fail(error)
         self.queries.clear()
+
+
+def run_of(row: Snapshot) -> Run:
+    """The run of a row. Raises CorruptRecord."""
+    try:
+        state = decode_state(row.data)
+    except (SnapshotFormatError, msgspec.MsgspecError) as error:
+        raise CorruptRecord(f"the row of {row.key} cannot be read: {error}", key=row.key) from error
+    position, events_count = row.changed_position, state.next_event_id - 1
+    run = Run(row.key, state, is_current=row.is_current, position=position, stored_event_id=events_count)
+    run.row_position = row.changed_position
+    return run
 
 
 def feed_signature(state: RunState) -> tuple[Any, ...]:

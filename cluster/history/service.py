@@ -1,53 +1,50 @@
 """History: the shards of this node, and the way of a call to its run.
 
-    invoke(verb) -> the shard of the workflow id -> api/<verb>.py: load, decide, commit, reply
+    invoke(verb)      -> the shard of the workflow id -> api/<verb>.py: load, decide, commit, reply
+    perform(message)  -> what another run asks of one here (between_runs.py)
+    take, release     -> which shards those are (ownership.py); a call for any other raises NotHere
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Protocol
 
 import structlog
 from google.protobuf.message import Message
-from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import QueryResultType
-from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.query.v1 import WorkflowQuery
-from temporalio.api.workflowservice.v1 import QueryWorkflowResponse, StartWorkflowExecutionRequest
+from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse, QueryWorkflowResponse
 
 from cluster.config import Limits, ShardConfig
 from cluster.core.due import decide_due
 from cluster.core.entry import DeletedNote
-from cluster.core.errors import CallerError, unavailable
-from cluster.core.events import join_framed, parse_event
-from cluster.core.machines import child, lifecycle, workflow_task
-from cluster.core.state import ParentLink, RunState
+from cluster.core.errors import CallerError
+from cluster.core.events import join_framed
+from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.state import RunState
 from cluster.core.transition import Transition
 from cluster.frontend.call import Call
-from cluster.history import polls
+from cluster.history import between_runs, polls
 from cluster.history.api import VERBS
-from cluster.history.api.start_workflow_execution import start_or_find
+from cluster.history.between_runs import BetweenRuns
 from cluster.history.deliveries import Deliveries
+from cluster.history.journal import shard_is_moving
 from cluster.history.outstanding import Outstanding
+from cluster.history.ownership import Ownership
 from cluster.history.queries import query_failed, release
 from cluster.history.run import Run
 from cluster.history.shard import Shard
 from cluster.history.visibility_feed import VisibilityFeed
-from cluster.matching.tasks import QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
+from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
 from cluster.namespaces.record import NamespaceRecord
 from cluster.seams import Clock, Ids, Spawn
-from cluster.stores.base import RunKey, ShardId, Store, StoreError, StoreUnavailable
+from cluster.stores.base import RunKey, ShardId, Store
 from cluster.tokens import Purpose, TaskToken, Tokens
 
 log = structlog.get_logger("history")
-
-OPEN_BACKOFF_S_FIRST = 0.05
-OPEN_BACKOFF_S_MAX = 5.0
-OPEN_WAIT_S_MAX = 10.0
-SHUTTING_DOWN = "This node is shutting down: retry, another node or its next start will answer."
 
 
 class Namespaces(Protocol):
@@ -87,112 +84,77 @@ class HistoryService:
         self.tokens = tokens
         self.limits = limits or Limits()
         self.shards_count = shards_count
-        self._owner = owner
         self._config = config or ShardConfig()
         self._check_search_attributes = check_search_attributes
-        self._shards: dict[int, Shard] = {}
-        self._opening: dict[int, asyncio.Future[Shard]] = {}
-        self._is_closed = False
+        self.ownership = Ownership(self._new_shard, owner, clock, spawn, self._on_gone)
+        self._shards = self.ownership.open
+        # How to get to other runs, and what matching shall ask: this service itself, until something routes between nodes.
+        self.reach: Callable[[BetweenRuns], Awaitable[str]] = self.perform
+        self.port: HistoryPort = self
         self._deliveries = Deliveries(self)
         self.outstanding = Outstanding(matching, spawn, self._deliveries.deliver, self._sticky_gone)
         self.feed = VisibilityFeed(visibility, spawn)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Opens every shard; what was outstanding goes on."""
-        self.matching.bind(self, self._sticky_hint_gone)
-        await asyncio.gather(*(asyncio.shield(self._open_once(number)) for number in range(self.shards_count)))
+    async def start(self, shards: Collection[int] | None = None) -> None:
+        """Opens these shards, None = every one; what was outstanding goes on."""
+        self.matching.bind(self.port, self._sticky_hint_gone)
+        await self.ownership.take_all(range(self.shards_count) if shards is None else shards)
+
+    async def take(self, shard: int) -> None:
+        """Takes the lease from whoever has it, and returns when the shard is open. Raises NotHere (released or lost before it
+        was), UNAVAILABLE (this node ends), or what makes it impossible, such as a record of a newer version."""
+        await self.ownership.take(shard)
+
+    async def release(self, shard: int) -> bool:
+        """Calls for it raise NotHere from now on; returns when it is checkpointed and closed. False: it was not here."""
+        return await self.ownership.release(shard)
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The shards that are open here or being opened."""
+        return frozenset(self.ownership.owned)
 
     async def close(self) -> None:
         """Checkpoints and gives up the shards."""
-        self._is_closed = True
-        for opening in list(self._opening.values()):
-            if not opening.done():
-                opening.set_exception(unavailable(SHUTTING_DOWN))
+        self.ownership.refuse_openings()
         await self.feed.close()  # first, so that the rows of the last checkpoint owe nothing
-        for shard in list(self._shards.values()):
-            self.outstanding.forget_shard(shard.id)
-            await shard.close()
-        self._shards.clear()
+        await self.ownership.close()
 
     def shard_number(self, namespace_id: str, workflow_id: str) -> int:
         digest = hashlib.blake2b(f"{namespace_id}/{workflow_id}".encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self.shards_count
 
     async def shard(self, number: int) -> Shard:
-        """The open shard; waits for it to open. Raises UNAVAILABLE."""
-        shard = self._shards.get(number)
-        if shard is not None:
-            return shard
-        if self._is_closed:
-            raise unavailable(SHUTTING_DOWN)
-        try:
-            async with asyncio.timeout(OPEN_WAIT_S_MAX):
-                return await asyncio.shield(self._open_once(number))
-        except TimeoutError:
-            raise unavailable("The shard of this workflow is still recovering: retry with the same request id.") from None
-
-    def _open_once(self, number: int) -> asyncio.Future[Shard]:
-        opening = self._opening.get(number)
-        if opening is None:
-            opening = asyncio.get_running_loop().create_future()
-            opening.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be that nobody waits
-            self._opening[number] = opening
-            self.spawn(self._open(number, opening), f"open-shard-{number}")
-        return opening
+        """The open shard; waits for it to open. Raises NotHere, UNAVAILABLE."""
+        return self._shards.get(number) or await self.ownership.get(number)
 
     async def shard_of(self, namespace_id: str, workflow_id: str) -> Shard:
         return await self.shard(self.shard_number(namespace_id, workflow_id))
 
-    async def _open(self, number: int, opening: asyncio.Future[Shard]) -> None:
-        backoff_s = OPEN_BACKOFF_S_FIRST
-        while not self._is_closed and not opening.done():
-            shard = Shard(
-                ShardId(number),
-                self.store,
-                self.clock,
-                self.ids,
-                self.spawn,
-                self._config,
-                self.limits,
-                self.namespace_name,
-                self._retention_ns,
-                self._after_commit,
-                self.feed.is_fed,
-                self._on_failed,
-            )
-            shard.on_wake = self._on_wake
-            try:
-                await shard.open(self._owner)
-            except (StoreError, CallerError) as error:  # CallerError: its journal failed while it was looking for what is due
-                log.warning("shard cannot be opened yet, will be tried again", shard=number, error=repr(error))
-                shard.fail(error if isinstance(error, StoreError) else StoreUnavailable(error.message))
-            except Exception as error:  # such as a record of a newer version: another try would not help
-                self._opening.pop(number, None)
-                if not opening.done():
-                    opening.set_exception(error)
-                raise
-            if not shard.is_open:
-                await asyncio.sleep(backoff_s)
-                backoff_s = min(backoff_s * 2, OPEN_BACKOFF_S_MAX)
-                continue
-            self._shards[number] = shard
-            self._opening.pop(number, None)
-            if not opening.done():
-                opening.set_result(shard)
-            return
-        self._opening.pop(number, None)
-        if not opening.done():
-            opening.set_exception(unavailable(SHUTTING_DOWN))
+    def _new_shard(self, number: int) -> Shard:
+        shard = Shard(
+            ShardId(number),
+            self.store,
+            self.clock,
+            self.ids,
+            self.spawn,
+            self._config,
+            self.limits,
+            self.namespace_name,
+            self._retention_ns,
+            self._after_commit,
+            self.feed.is_fed,
+            self.ownership.failed,
+        )
+        shard.on_wake = self._on_wake
+        return shard
 
-    def _on_failed(self, shard: Shard) -> None:
+    def _on_gone(self, shard: Shard) -> None:
+        """It has left memory: whoever opens it next offers and writes anew what is still owed."""
         self.feed.forget_shard(shard)
-        if self._shards.get(shard.id, shard) is not shard:
-            return
         self.outstanding.forget_shard(shard.id)
-        if self._shards.pop(shard.id, None) is not None and not self._is_closed:
-            self._open_once(shard.id)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -206,62 +168,29 @@ class HistoryService:
         call: Call | None = None,
         token: TaskToken | None = None,
     ) -> Message | bytes:
-        """The public response, or its bytes. Raises CallerError."""
+        """The public response, or its bytes. Raises CallerError, NotHere."""
         shard = await self.shard_of(namespace.id, workflow_id)
+        self.ownership.call_begins(shard.id)
         try:
             answer: Message | bytes = await VERBS[verb](self, shard, namespace, request, call, token)
         except CallerError:
             await shard.all_durable()  # a refusal, too, rests only on what will not be forgotten
             raise
+        finally:
+            self.ownership.call_ends(shard.id)
         return answer
 
-    async def change(
-        self, namespace_id: str, workflow_id: str, run_id: str, decide: Callable[[Transition], Any]
-    ) -> None:
-        """One transition of a run, wherever it lives. Raises CallerError."""
-        self.namespaces.by_id(namespace_id)
-        shard = await self.shard_of(namespace_id, workflow_id)
+    async def perform(self, message: BetweenRuns) -> str:
+        """What another run asks of one of this node's. Raises CallerError, NotHere."""
+        shard = await self.shard_of(message.namespace_id, message.workflow_id)
+        self.ownership.call_begins(shard.id)
         try:
-            run = await shard.find(namespace_id, workflow_id, run_id)
-            t = shard.begin(run)
-            decide(t)
+            return await between_runs.perform(self, shard, message)
         except CallerError:
-            await shard.all_durable()
+            await shard.all_durable()  # that there is no such run may be news that a crash would forget
             raise
-        await shard.commit((run, t))
-
-    async def start_child(
-        self, namespace_id: str, request: StartWorkflowExecutionRequest, parent: ParentLink, root: WorkflowExecution
-    ) -> str:
-        """The run id of the child, started now or by an earlier try."""
-        namespace = self.namespaces.by_id(namespace_id)
-        shard = await self.shard_of(namespace.id, request.workflow_id)
-        try:
-            outcome = await start_or_find(shard, namespace.id, request, parent=parent, root=root)
-        except CallerError:
-            await shard.all_durable()
-            raise
-        return outcome.run_id
-
-    async def tell_parent(self, parent: ParentLink, execution: WorkflowExecution, close: HistoryEvent) -> None:
-        """Records a child's end in its parent. Raises NOT_FOUND if there is no such parent any more."""
-        shard = await self.shard_of(parent.namespace_id, parent.workflow_id)
-        try:
-            run = await shard.find(parent.namespace_id, parent.workflow_id, parent.run_id)
-            while not run.state.is_open and run.state.reset_run_id:  # the parent was reset: its children are the new run's
-                run = await shard.find(parent.namespace_id, parent.workflow_id, run.state.reset_run_id)
-        except CallerError:
-            await shard.all_durable()  # that there is no such parent may be news that a crash would forget
-            raise
-        wanted = run.state.children.get(parent.initiated_event_id)
-        if not run.state.is_open or wanted is None or wanted.workflow_id != execution.workflow_id:
-            await shard.durable(run)
-            return
-        initiated = parse_event((await shard.events(run, parent.initiated_event_id, parent.initiated_event_id))[0])
-        shard.require_open()
-        t = shard.begin(run)
-        child.record_ended(t, initiated, execution, close)
-        await shard.commit((run, t))
+        finally:
+            self.ownership.call_ends(shard.id)
 
     async def query_directly(self, shard: Shard, run: Run, query: WorkflowQuery, until: float) -> QueryWorkflowResponse:
         """Through matching: first the worker that has the workflow in its cache, then any."""
@@ -273,15 +202,31 @@ class HistoryService:
             except (StickyWorkerUnavailable, CallerError) as error:
                 log.info("sticky worker did not answer a query", run=run.key, error=str(error))
         last = (await shard.read(run)).next_event_id - 1
-        history = join_framed(await shard.events(run, 1, last))
-        return await self._ask(shard, run, query, state.task_queue, False, history, until)
+        page = min(last, shard.limits.history_page_events_max)
+        history, rest = join_framed(await shard.events(run, 1, page)), b""
+        if page < last:
+            key = run.key
+            token = polls.HistoryPageToken(key.namespace_id, key.workflow_id, key.run_id, page + 1, last)
+            next_page_token = self.tokens.seal(Purpose.HISTORY_PAGE, token)
+            rest = PollWorkflowTaskQueueResponse(next_page_token=next_page_token).SerializeToString()
+        return await self._ask(shard, run, query, state.task_queue, False, history, until, rest)
 
     async def _ask(
-        self, shard: Shard, run: Run, query: WorkflowQuery, queue: str, is_sticky: bool, history: bytes, until: float
+        self,
+        shard: Shard,
+        run: Run,
+        query: WorkflowQuery,
+        queue: str,
+        is_sticky: bool,
+        history: bytes,
+        until: float,
+        rest: bytes = b"",
     ) -> QueryWorkflowResponse:
-        def build(poll: Any, payload: bytes) -> bytes:
+        """rest: further fields of the poll's answer, encoded; joined encodings are one message."""
+
+        def build(payload: bytes) -> bytes:
             token = self.tokens.seal_payload(Purpose.QUERY, payload)
-            return polls.query_answer(shard, run, query, token, history)
+            return polls.query_answer(shard, run, query, token, history) + rest
 
         answer = await self.matching.query(run.key.namespace_id, queue, is_sticky, build, until)
         if answer.completed_type == QueryResultType.QUERY_RESULT_TYPE_FAILED:
@@ -291,22 +236,30 @@ class HistoryService:
     # --- for matching ---------------------------------------------------------------------------------------------------
 
     async def start_workflow_task(self, hint: TaskHint, poll: Message) -> bytes:
-        shard, run = await self._run_of(hint)
-        return await polls.start_workflow_task(shard, run, hint, poll, self.tokens)
+        return await self._start_task(hint, poll, polls.start_workflow_task)
 
     async def start_activity_task(self, hint: TaskHint, poll: Message) -> bytes:
-        shard, run = await self._run_of(hint)
-        return await polls.start_activity_task(shard, run, hint, poll, self.tokens)
+        return await self._start_task(hint, poll, polls.start_activity_task)
+
+    async def _start_task(self, hint: TaskHint, poll: Message, start: Callable[..., Awaitable[bytes]]) -> bytes:
+        """Raises TaskGone, CallerError, NotHere."""
+        shard = await self.shard(hint.shard)
+        self.ownership.call_begins(shard.id)
+        try:
+            run = await shard.run(RunKey(hint.queue.namespace_id, hint.workflow_id, hint.run_id))
+            if run is None:
+                raise TaskGone
+            return await start(shard, run, hint, poll, self.tokens)
+        finally:
+            self.ownership.call_ends(shard.id)
 
     async def backlog(self, queue: QueueKey, shard: int, skip: int, limit: int) -> list[TaskHint]:
+        """Raises CallerError, NotHere: "no more" must not be said of a shard that is not open. Nor is one waited for that is
+        being opened: who asks has other shards to ask."""
+        if self.ownership.state_of(shard) == "opening":
+            raise shard_is_moving()
+        await self.shard(shard)
         return self.outstanding.backlog(queue, shard, skip, limit)
-
-    async def _run_of(self, hint: TaskHint) -> tuple[Shard, Run]:
-        shard = await self.shard(hint.shard)
-        run = await shard.run(RunKey(hint.queue.namespace_id, hint.workflow_id, hint.run_id))
-        if run is None:
-            raise TaskGone
-        return shard, run
 
     def _sticky_hint_gone(self, hint: TaskHint) -> None:
         shard = self._shards.get(hint.shard)

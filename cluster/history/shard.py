@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import structlog
 
 from cluster.config import Limits, ShardConfig
@@ -20,16 +19,16 @@ from cluster.core.effects import effects
 from cluster.core.entry import Entry, encode_entry
 from cluster.core.errors import CallerError
 from cluster.core.machines import history_limits, lifecycle
-from cluster.core.state import RunState, SnapshotFormatError, decode_state
+from cluster.core.state import RunState
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
 from cluster.history.events import data_loss, read_events, verify
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
-from cluster.history.run import Run, feed_signature
+from cluster.history.run import Run, feed_signature, run_of
 from cluster.history.sweep import Sweep
 from cluster.seams import Clock, Ids, Spawn
-from cluster.stores.base import CorruptRecord, Lease, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
+from cluster.stores.base import CorruptRecord, Lease, LeaseLost, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
 
 log = structlog.get_logger("history")
 
@@ -212,6 +211,9 @@ class Shard:
                 run = self.admit(row)
             except CorruptRecord as error:
                 raise data_loss("state", str(error)) from error
+            except LeaseLost as error:
+                self.fail(error)
+                raise shard_is_moving() from error
             self.settle(run, run.state)
             if self.ids.jitter() < self.config.verified_loads_share:
                 self.spawn(verify(self.store, self.id, run), f"verify-{self.id}")
@@ -227,21 +229,17 @@ class Shard:
             raise data_loss("state", reason)
 
     def admit(self, row: Snapshot) -> Run:
-        """A row becomes a run in memory. Raises CorruptRecord."""
-        try:
-            state = decode_state(row.data)
-        except (SnapshotFormatError, msgspec.MsgspecError) as error:
-            raise CorruptRecord(f"the row of {row.key} cannot be read: {error}", key=row.key) from error
-        position, events_count = row.changed_position, state.next_event_id - 1
-        run = Run(row.key, state, is_current=row.is_current, position=position, stored_event_id=events_count)
-        run.row_position = row.changed_position
+        """A row becomes a run in memory. Raises CorruptRecord; LeaseLost if only a later owner can have written it."""
+        if row.changed_position > self.journal.durable_position:
+            raise LeaseLost(f"shard {self.id}: a row is of position {row.changed_position}, beyond this owner's journal")
+        run = run_of(row)
         self.runs[row.key] = run
         if row.is_current:
             # A run in memory may have become current since the row was written.
             run.is_current = self._current.setdefault(_name(row.key), run) is run
         if row.wake_at != 0:
-            run.fed = feed_signature(state)
-        elif state.is_deleted or not effects(state):
+            run.fed = feed_signature(run.state)
+        elif run.state.is_deleted or not effects(run.state):
             self.mark_dirty(run)  # owed its visibility row alone: once that is written, the row gets its real time
         return run
 

@@ -1,8 +1,8 @@
-"""DescribeTaskQueue: who polls, what waits, how fast it goes. Reads partitions, changes nothing."""
+"""DescribeTaskQueue: who polls, what waits, how fast it goes. Reads shares, changes nothing; `merge` makes shares a queue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -43,13 +43,15 @@ def stats_of(partition: Partition | None, now: float, now_ns: int) -> tuple[Task
     if partition is None:
         return total, {PRIORITY_DEFAULT: total}
     window = partition.window
-    total.approximate_backlog_count = window.backlog_count()
+    total.approximate_backlog_count = partition.backlog_count()
     total.tasks_add_rate = partition.add_rate.rate(now)
     total.tasks_dispatch_rate = partition.dispatch_rate.rate(now)
     total.rate_limiting_active = window.waiting_count > 0 and window.next_at(now) > now
     _set_age(total, window.oldest_created_at(), now_ns)
     waiting = window.waiting_by_priority()
-    elsewhere = window.backlog_count() - sum(waiting.values())
+    for priority, off in partition.lent_and_borrowed().items():
+        waiting[priority] = max(0, waiting.get(priority, 0) + off)
+    elsewhere = total.approximate_backlog_count - sum(waiting.values())
     by_priority: dict[int, TaskQueueStats] = {}
     for priority in sorted({PRIORITY_DEFAULT, *waiting}):
         stats = by_priority[priority] = TaskQueueStats(approximate_backlog_count=waiting.get(priority, 0))
@@ -70,7 +72,7 @@ def describe(
     rate = partition.rate() if partition is not None else None
     if request.include_task_queue_status:
         status = response.task_queue_status
-        status.backlog_count_hint = partition.window.backlog_count() if partition is not None else 0
+        status.backlog_count_hint = partition.backlog_count() if partition is not None else 0
         status.rate_per_second = RATE_UNLIMITED if rate is None else rate
         status.task_id_block.SetInParent()  # tasks have no ids of a block here; clients print the two numbers
     if not is_sticky:
@@ -126,6 +128,54 @@ def describe_enhanced(
                 else BuildIdTaskReachability.BUILD_ID_TASK_REACHABILITY_UNREACHABLE
             )
     return response
+
+
+def merge(described: Sequence[DescribeTaskQueueResponse]) -> DescribeTaskQueueResponse:
+    """The shares of one queue as one queue; the root's first: it has the rate."""
+    response = DescribeTaskQueueResponse()
+    response.CopyFrom(described[0])
+    for other in described[1:]:
+        _merge_pollers(response.pollers, other.pollers)
+        if other.HasField("stats"):
+            _merge_stats(response.stats, other.stats)
+        for priority, stats in other.stats_by_priority_key.items():
+            _merge_stats(response.stats_by_priority_key[priority], stats)
+        response.task_queue_status.backlog_count_hint += other.task_queue_status.backlog_count_hint
+        if response.effective_rate_limit.rate_limit_source == RateLimitSource.RATE_LIMIT_SOURCE_SYSTEM:
+            response.effective_rate_limit.CopyFrom(other.effective_rate_limit)
+            if response.HasField("task_queue_status"):
+                response.task_queue_status.rate_per_second = other.task_queue_status.rate_per_second
+        for build, info in other.versions_info.items():
+            merged = response.versions_info[build]
+            for kind, types_info in info.types_info.items():
+                _merge_pollers(merged.types_info[kind].pollers, types_info.pollers)
+                if types_info.HasField("stats"):
+                    _merge_stats(merged.types_info[kind].stats, types_info.stats)
+    if not described[0].HasField("task_queue_status"):
+        response.ClearField("task_queue_status")
+    return response
+
+
+def _merge_pollers(into: Any, pollers: Iterable[PollerInfo]) -> None:
+    """One line per identity, the latest first; workers poll more than one share."""
+    latest: dict[str, PollerInfo] = {}
+    for poller in (*into, *pollers):
+        known = latest.get(poller.identity)
+        if known is None or known.last_access_time.ToNanoseconds() < poller.last_access_time.ToNanoseconds():
+            latest[poller.identity] = poller
+    ordered = sorted(latest.values(), key=lambda poller: -poller.last_access_time.ToNanoseconds())
+    del into[:]
+    into.extend(ordered)
+
+
+def _merge_stats(into: TaskQueueStats, stats: TaskQueueStats) -> None:
+    into.approximate_backlog_count += stats.approximate_backlog_count
+    into.tasks_add_rate += stats.tasks_add_rate
+    into.tasks_dispatch_rate += stats.tasks_dispatch_rate
+    into.rate_limiting_active = into.rate_limiting_active or stats.rate_limiting_active
+    if stats.approximate_backlog_age.ToNanoseconds() > into.approximate_backlog_age.ToNanoseconds():
+        into.approximate_backlog_age.CopyFrom(stats.approximate_backlog_age)
+    into.approximate_backlog_age.SetInParent()
 
 
 def is_enhanced(request: DescribeTaskQueueRequest) -> bool:

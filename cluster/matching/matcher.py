@@ -10,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from temporalio.api.taskqueue.v1 import TaskQueueConfig
 
-from cluster.core.errors import CallerError, Code, resource_exhausted
+from cluster.core.errors import CallerError, Code, resource_exhausted, unavailable
 from cluster.matching.describe import rate_asked
 from cluster.matching.fairness import Entry
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.partition import Matched, ParkedPoll, Partition
 from cluster.matching.queries import DirectQuery
 from cluster.matching.queue_config import apply_config
+from cluster.matching.refill import Refill
+from cluster.matching.sharing import Sharing
 from cluster.matching.tasks import HistoryPort, QueueKey, TaskGone, TaskHint, TaskKind
-from cluster.matching.window import Offered
+from cluster.matching.window import Offered, TaskKey, key_of
 from cluster.seams import Clock, Spawn
 
 TRANSIENT = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.ABORTED, Code.DEADLINE_EXCEEDED})
@@ -33,8 +36,8 @@ _BACKLOG_HINT_TAG = b"\x38"  # PollWorkflowTaskQueueResponse.backlog_count_hint 
 
 class MatchingMetrics(Protocol):
     def count(self, event: str, kind: TaskKind) -> None:
-        """event: sync_match, backlog_match, query_match, poll_expired, task_gone, start_failed, offer_beyond_window,
-        sticky_unavailable, backlog_failed."""
+        """event: sync_match, backlog_match, lent_match, query_match, poll_expired, task_gone, start_failed,
+        offer_beyond_window, sticky_unavailable, backlog_failed."""
         ...
 
 
@@ -45,11 +48,13 @@ class Matcher:
         assert limits.window_hints_low < limits.window_hints_max
         self.limits = limits
         self.history: HistoryPort | None = None
+        self.sharing: Sharing | None = None  # with other nodes; None while there are none
         self.counts: Counter[str] = Counter()
         self.configs: dict[QueueKey, TaskQueueConfig] = {}
         self.partitions: dict[QueueKey, Partition] = {}
         self.is_draining = False
-        self._clock, self._spawn, self._metrics = clock, spawn, metrics
+        self._clock, self._metrics = clock, metrics
+        self._refill = Refill(self, spawn)
         self._unplaced: set[int] = set()  # shards whose hints found no queue because there were too many
         self._swept_at = self._crowded_until = -math.inf
         self._sweeper: asyncio.TimerHandle | None = None
@@ -75,17 +80,38 @@ class Matcher:
         if outcome is Offered.ADDED:
             partition.used_at = now
             partition.add_rate.add(now)
-            if partition.parked:
-                self.dispatch(partition, "sync_match")
+            self.changed(partition, "sync_match")
         elif outcome is Offered.BEYOND:
             self.count("offer_beyond_window", hint.queue.kind)
+        elif partition.link is not None and self.sharing is not None:
+            self.sharing.offered_again(partition, hint)
         return True
 
     def withdraw(self, hint: TaskHint) -> None:
         """The task is gone (run closed, timed out). Optional: a stale hint costs one TaskGone."""
-        if (partition := self.partitions.get(hint.queue)) is not None:
-            partition.window.withdraw(hint)
-            self._refill_if_low(partition)
+        self.withdraw_keys(hint.queue, hint.shard, (key_of(hint),))
+
+    def withdraw_keys(self, queue: QueueKey, shard: int, keys: Iterable[TaskKey]) -> None:
+        if (partition := self.partitions.get(queue)) is None:
+            return
+        for key in keys:
+            if partition.link is None or self.sharing is None:
+                partition.window.withdraw_key(key, shard)
+            else:
+                self.sharing.withdraw(partition, key, shard)
+        if partition.link is None:
+            self._refill.if_low(partition)
+        else:
+            self.settle(partition)
+
+    def remember_shard(self, queue: QueueKey, shard: int) -> None:
+        """The shard has more for the queue than it offered."""
+        partition = self.partitions.get(queue) or self.open(queue, _loop().time(), is_wanted=False)
+        if partition is None:
+            self._unplaced.add(shard)
+        else:
+            partition.window.remember_shard(shard)
+            self._refill.if_low(partition)
 
     # --- for the pollers ---------------------------------------------------------------------------------------------------
     async def poll(self, key: QueueKey, request: Any, deadline: float | None) -> Message | bytes | None:
@@ -103,6 +129,8 @@ class Matcher:
         partition.note_poll(request.identity, request, now, self._clock.now_ns())
         if key.kind is TaskKind.ACTIVITY:
             partition.ask_rate(rate_asked(request))
+        if partition.link is not None and self.sharing is not None:
+            self.sharing.polled(partition, now)
         while partition is not None and not self.is_draining:
             matched = None if partition.parked else partition.next_item(loop.time())
             if matched is not None:
@@ -115,14 +143,15 @@ class Matcher:
                 if matched is None:
                     self.count("poll_expired", key.kind)
                     return None
-            if isinstance(matched, DirectQuery):
-                response = matched.task_for(request)
-            else:
-                response = await self._start(partition, matched, request)
+            response = (
+                matched.task_for(request)
+                if isinstance(matched, DirectQuery)
+                else await self._start(partition, matched, request)
+            )
             if response is not None:
                 return response
             await asyncio.sleep(0)  # a long run of stale hints must not hold up the loop
-            if loop.time() >= until:
+            if loop.time() >= until or (self.sharing is not None and not self.sharing.is_here(key)):
                 break
             partition = self.partitions.get(key) or self.open(key, loop.time())  # it may have been swept meanwhile
         return None
@@ -161,6 +190,7 @@ class Matcher:
                 response = await history.start_activity_task(entry.hint, request)
         except TaskGone:
             partition.window.gone(entry)
+            self._ended(partition, entry)
             self.count("task_gone", partition.key.kind)
             self.settle(partition)
             return None
@@ -169,12 +199,13 @@ class Matcher:
             raise
         except Exception as failure:
             is_transient = isinstance(failure, CallerError) and failure.code in TRANSIENT
-            self._delay(partition, entry, is_transient)
+            self.delay(partition, entry, is_transient)
             if is_transient:
                 return None
             raise
         partition.window.started(entry)
-        self._refill_if_low(partition)
+        self._ended(partition, entry)
+        self._refill.if_low(partition)
         if is_workflow and isinstance(response, bytes) and (backlog := partition.window.backlog_count()):
             return response + _BACKLOG_HINT_TAG + _varint(backlog)
         return response
@@ -187,16 +218,22 @@ class Matcher:
         while partition.has_waiting_poll():
             matched = partition.next_item(now)
             if matched is None:
-                due = partition.window.next_at(now)
-                if due < partition.wake_at:
-                    if partition.waker is not None:
-                        partition.waker.cancel()
-                    partition.wake_at = due
-                    partition.waker = loop.call_at(due + WAKE_MARGIN_S, self._wake, partition)
+                if partition.meets_here:
+                    self.wake_at(partition, partition.window.next_at(now))
                 break
             self._count_match(matched, event, partition.key.kind)
             partition.hand_over(matched, now)
-        self._refill_if_low(partition)
+        self._refill.if_low(partition)
+        if partition.link is not None and self.sharing is not None:
+            self.sharing.look(partition)
+
+    def wake_at(self, partition: Partition, due: float) -> None:
+        """Looks again when something may go."""
+        if due < partition.wake_at:
+            if partition.waker is not None:
+                partition.waker.cancel()
+            partition.wake_at = due
+            partition.waker = _loop().call_at(due + WAKE_MARGIN_S, self._wake, partition)
 
     def _wake(self, partition: Partition) -> None:
         partition.waker = None
@@ -207,12 +244,26 @@ class Matcher:
         """The poll that had it is gone: somebody else gets it, before all others."""
         if isinstance(matched, DirectQuery):
             partition.queries.appendleft(matched)
+        elif partition.link is not None and partition.link.give_back(key_of(matched.hint), has_failed=False):
+            partition.window.remove(matched)
         else:
             partition.window.put_back(matched)
+            self._ended(partition, matched)
         self.settle(partition)
 
-    def _delay(self, partition: Partition, entry: Entry, is_transient: bool) -> None:
+    def _ended(self, partition: Partition, entry: Entry) -> None:
+        """If it is not to be done any more, the share it came from is told."""
+        key = key_of(entry.hint)
+        if partition.link is not None and partition.window.entry(key) is not entry:
+            partition.link.ended(key)
+
+    def delay(self, partition: Partition, entry: Entry, is_transient: bool) -> None:
+        """Its start was refused: it rests, each time longer."""
         limits = self.limits
+        if partition.link is not None and partition.link.give_back(key_of(entry.hint), has_failed=True):
+            partition.window.remove(entry)
+            self.count("start_failed", partition.key.kind)
+            return
         first_s, max_s = (
             (limits.transient_backoff_s, limits.transient_backoff_max_s)
             if is_transient
@@ -222,50 +273,21 @@ class Matcher:
         entry.failures += 1
         self.count("start_failed", partition.key.kind)
         partition.window.put_back(entry, _loop().time() + backoff_s)
+        self._ended(partition, entry)
         self.settle(partition)
 
-    def settle(self, partition: Partition) -> None:
+    def changed(self, partition: Partition, event: str) -> None:
+        """There may be more for the polls here or, without any, for those of other shares."""
         if partition.parked:
-            self.dispatch(partition, "backlog_match")
-        else:
-            self._refill_if_low(partition)
+            self.dispatch(partition, event)
+        elif partition.link is not None and self.sharing is not None:
+            self.sharing.look(partition)
 
-    def _refill_if_low(self, partition: Partition) -> None:
-        if partition.window.more and not partition.refilling and not self.is_draining and partition.window.is_low():
-            partition.refilling = True
-            self._spawn(self._refill(partition), f"matching refill {partition.key.name}")
-
-    async def _refill(self, partition: Partition) -> None:
-        """Asks the shards that have more until the window is no longer low. A shard that does not answer is asked again."""
-        history = self.history
-        assert history is not None
-        has_failed = False
-        try:
-            has_progress = True
-            while has_progress and partition.window.is_low() and not self.is_draining:
-                has_progress = False
-                for ask in partition.window.plan_asks():
-                    try:
-                        hints = await history.backlog(partition.key, ask.shard, 0, ask.limit)
-                    except CallerError:
-                        has_failed = True
-                        self.count("backlog_failed", partition.key.kind)
-                        continue
-                    has_progress |= partition.window.answer(ask, hints)
-                    if partition.parked:
-                        self.dispatch(partition, "backlog_match")
-        except Exception:
-            has_failed = True
-            raise  # Spawn reports it; the retry below goes on
-        finally:
-            if not self.is_draining and (has_failed or partition.window.is_low()):
-                _loop().call_later(self.limits.backlog_retry_s, self._refill_again, partition)
-            else:
-                partition.refilling = False
-
-    def _refill_again(self, partition: Partition) -> None:
-        partition.refilling = False
-        self._refill_if_low(partition)
+    def settle(self, partition: Partition) -> None:
+        """There may be less, too."""
+        if not partition.parked:
+            self._refill.if_low(partition)
+        self.changed(partition, "backlog_match")
 
     # --- queues come and go -------------------------------------------------------------------------------------------------
     def open(self, key: QueueKey, now: float, is_wanted: bool = True) -> Partition | None:
@@ -279,11 +301,13 @@ class Matcher:
         if len(self.partitions) >= self.limits.queues_max:
             return None
         partition = self.partitions[key] = Partition(key, self.limits, now)
+        if self.sharing is not None:
+            partition.link = self.sharing.link_for(key)
         if (config := self.configs.get(key)) is not None:
             apply_config(partition, config)
         for shard in sorted(self._unplaced):
             partition.window.remember_shard(shard)
-        self._refill_if_low(partition)
+        self._refill.if_low(partition)
         if self._sweeper is None and not self.is_draining:
             self._sweeper = _loop().call_later(self.limits.idle_queue_s / 2, self._sweep_again)
         return partition
@@ -312,13 +336,26 @@ class Matcher:
             partition.close()
             del self.partitions[partition.key]
 
+    def drop(self, partition: Partition, reason: CallerError) -> None:
+        """The queue is others' now. Polls end empty and are made again there; whoever waits for a query asks there."""
+        partition.window.more.clear()
+        for query in partition.queries:
+            query.refuse(reason)
+        partition.queries.clear()
+        partition.close()
+        self.partitions.pop(partition.key, None)
+
     def drain(self) -> None:
         """This node takes no more part: every parked poll ends empty. Its hints are dropped; shards offer them elsewhere."""
         self.is_draining = True
+        if self.sharing is not None:
+            self.sharing.stop()
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
         for partition in self.partitions.values():
+            for query in partition.queries:
+                query.refuse(unavailable("this node is shutting down"))
             partition.close()
 
     # --- counting -----------------------------------------------------------------------------------------------------------

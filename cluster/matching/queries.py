@@ -1,7 +1,10 @@
 """Direct queries: a question to a workflow that a poller of its task queue answers; nothing of it is stored.
 
-States of a query: waiting for a poller -> with a poller (which may hand it back) -> answered, refused, or given up by its
-caller. The answer is a future; whoever completes it first wins, later completions are told "not found, or already expired".
+The node of the asking shard enters the question in its book and waits for the answer; its token names that node. What is put
+to pollers, here or on the node of the queue, is data: the encoded answer to a poll, made when the question was asked.
+
+States of a question at a queue: waiting for a poller -> with a poller (which may hand it back) -> given to a worker, refused, or
+over because nobody waits any more. Whoever answers first wins; later answers are told "not found, or already expired".
 """
 
 from __future__ import annotations
@@ -16,17 +19,18 @@ from temporalio.api.workflowservice.v1 import RespondQueryTaskCompletedRequest
 from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found, resource_exhausted
 from cluster.matching.limits import MatchingLimits
 
-# Builds the poll's answer from the poll and the payload of the query's task token (which the builder signs).
-BuildQueryTask = Callable[[Message, bytes], "Message | bytes"]
+# The poll's answer (PollWorkflowTaskQueueResponse, encoded) from the payload of its task token, which the builder signs.
+BuildQueryTask = Callable[[bytes], bytes]
 QueryAnswer = asyncio.Future[RespondQueryTaskCompletedRequest]
 
 
 class QueryToken(msgspec.Struct, frozen=True, array_like=True):
-    """The payload of a query's task token: enough to find the queue, and with it the node, that waits for the answer."""
+    """The payload of a query's task token. node: who waits for the answer ("" in tokens of a node that was alone)."""
 
     namespace_id: str
     task_queue: str
     query_id: str
+    node: str = ""
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)
@@ -40,27 +44,41 @@ class QueryToken(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DirectQuery:
-    """One question and the future of its answer."""
+    """A question at a queue. `given` is done when a worker has it, or fails with the reason why none will."""
 
-    __slots__ = ("answer", "build", "is_with_worker", "token")
+    __slots__ = ("given", "passed_to", "task", "until")
 
-    def __init__(self, token: QueryToken, build: BuildQueryTask, answer: QueryAnswer) -> None:
+    def __init__(self, task: bytes, given: asyncio.Future[None], until: float) -> None:
+        self.task = task
+        self.given = given
+        self.until = until  # loop.time() seconds
+        self.passed_to: set[str] = set()  # nodes whose pollers may have it as well
+
+    @property
+    def is_over(self) -> bool:
+        return self.given.done()
+
+    def task_for(self, poll: Message) -> bytes | None:
+        """The poll's answer; None if nobody needs it any more."""
+        if self.given.done():
+            return None
+        self.given.set_result(None)
+        return self.task
+
+    def refuse(self, failure: Exception) -> None:
+        if not self.given.done():
+            self.given.set_exception(failure)
+
+
+class Question:
+    """A question as the asking node knows it."""
+
+    __slots__ = ("answer", "task", "token")
+
+    def __init__(self, token: QueryToken, task: bytes, answer: QueryAnswer) -> None:
         self.token = token
-        self.build = build
+        self.task = task
         self.answer = answer
-        self.is_with_worker = False
-
-    def task_for(self, poll: Message) -> Message | bytes | None:
-        """The poll's answer; None if the query cannot be put to a worker (its caller is told why)."""
-        if self.answer.done():
-            return None
-        try:
-            task = self.build(poll, self.token.encode())
-            self.is_with_worker = True
-            return task
-        except Exception as failure:  # it is raised to the query's caller; the poll goes on with other tasks
-            self.refuse(failure)
-            return None
 
     def refuse(self, failure: Exception) -> None:
         if not self.answer.done():
@@ -68,35 +86,39 @@ class DirectQuery:
 
 
 class QueryBook:
-    """All direct queries of this node that have no answer yet, by query id."""
+    """All questions of this node that have no answer yet, by query id."""
 
     def __init__(self, limits: MatchingLimits) -> None:
         self._limits = limits
-        self._open: dict[str, DirectQuery] = {}
+        self._open: dict[str, Question] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, query: DirectQuery) -> None:
+    def enter(self, question: Question) -> None:
         if len(self._open) >= self._limits.queries_total_max:
             raise resource_exhausted("too many queries are waiting for workers on this node; try again")
-        self._open[query.token.query_id] = query
+        self._open[question.token.query_id] = question
 
-    def leave(self, query: DirectQuery) -> None:
-        self._open.pop(query.token.query_id, None)
+    def leave(self, question: Question) -> None:
+        self._open.pop(question.token.query_id, None)
 
     def complete(self, namespace_id: str, payload: bytes, request: RespondQueryTaskCompletedRequest) -> None:
         token = QueryToken.decode(payload)
         if token.namespace_id != namespace_id:
             raise invalid_argument("Operation requested with a token from a different namespace.")
-        query = self._open.pop(token.query_id, None)
-        if query is None or query.answer.done() or query.token != token:
-            raise not_found("query task not found, or already expired")
-        query.answer.set_result(request)
+        question = self._open.pop(token.query_id, None)
+        if question is None or question.answer.done() or question.token != token:
+            raise nobody_waits()
+        question.answer.set_result(request)
 
     def refuse_all(self, failure: CallerError) -> None:
-        for query in list(self._open.values()):
-            query.refuse(failure)
+        for question in list(self._open.values()):
+            question.refuse(failure)
+
+
+def nobody_waits() -> CallerError:
+    return not_found("query task not found, or already expired")
 
 
 def no_recent_poller() -> CallerError:

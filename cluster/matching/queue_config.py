@@ -44,11 +44,11 @@ def apply_config(partition: Partition, config: TaskQueueConfig | None) -> None:
         config = TaskQueueConfig()
     limit, fairness_limit = config.queue_rate_limit, config.fairness_keys_rate_limit_default
     partition.api_rate = limit.rate_limit.requests_per_second if limit.HasField("rate_limit") else None
-    partition.window.configure(
-        partition.rate(),
-        fairness_limit.rate_limit.requests_per_second if fairness_limit.HasField("rate_limit") else None,
-        dict(config.fairness_weight_overrides),
+    partition.fairness_rate = (
+        fairness_limit.rate_limit.requests_per_second if fairness_limit.HasField("rate_limit") else None
     )
+    partition.weights = dict(config.fairness_weight_overrides)
+    partition.configure()
 
 
 def _set_rate(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -21,9 +22,12 @@ from cluster.matching.describe import describe, describe_enhanced, is_enhanced, 
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.matcher import Matcher, MatchingMetrics
 from cluster.matching.partition import Partition
-from cluster.matching.queries import BuildQueryTask, DirectQuery, QueryBook, QueryToken, no_recent_poller
+from cluster.matching.queries import BuildQueryTask, DirectQuery, QueryBook, QueryToken, Question, no_recent_poller
 from cluster.matching.queue_config import apply_config, next_config
+from cluster.matching.sharing import Sharing
+from cluster.matching.sharing_ports import Placement, Post
 from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskHint, TaskKind
+from cluster.matching.window import TaskKey
 from cluster.matching.workers import WorkerRegistry
 from cluster.seams import Clock, Ids, Spawn
 
@@ -54,6 +58,7 @@ class Matching:
         self._matcher = Matcher(limits, clock, spawn, metrics)
         self._clock, self._ids, self._host = clock, ids, host
         self._sticky_unavailable: Callable[[TaskHint], None] | None = None
+        self.node = ""  # named in query tokens where there are other nodes
         self._queries = QueryBook(limits)
         self._shut_down: OrderedDict[str, float] = OrderedDict()  # worker instance key -> when, oldest first
 
@@ -90,6 +95,28 @@ class Matching:
         """The task is gone (run closed, timed out). Optional: a stale hint costs one TaskGone."""
         self._matcher.withdraw(hint)
 
+    def forget(self, hint: TaskHint) -> None:
+        """Its shard has left this node. Whoever owns it next offers anew."""
+        self._matcher.withdraw(hint)
+
+    # --- for other nodes' shards ------------------------------------------------------------------------------------------
+    def share(self, placement: Placement, post: Post) -> Sharing:
+        """From now on there may be other nodes."""
+        assert self._matcher.sharing is None and not self._matcher.partitions
+        self._matcher.sharing = Sharing(self._matcher, placement, post)
+        return self._matcher.sharing
+
+    def withdraw_keys(self, queue: QueueKey, shard: int, keys: list[TaskKey]) -> None:
+        self._matcher.withdraw_keys(queue, shard, keys)
+
+    def remember_shard(self, queue: QueueKey, shard: int) -> None:
+        """The shard has more for the queue than it offered: it is asked when the window runs low."""
+        self._matcher.remember_shard(queue, shard)
+
+    @property
+    def is_draining(self) -> bool:
+        return self._matcher.is_draining
+
     # --- for the frontend: polls ------------------------------------------------------------------------------------------
     async def poll_workflow_task_queue(
         self, namespace: NamespaceName, request: api.PollWorkflowTaskQueueRequest, call: Call
@@ -115,43 +142,73 @@ class Matching:
 
     # --- queries ------------------------------------------------------------------------------------------------------------
     async def query(
-        self, namespace_id: str, task_queue: str, is_sticky: bool, build_response: BuildQueryTask, deadline: float | None = None
+        self, namespace_id: str, task_queue: str, is_sticky: bool, build_task: BuildQueryTask, deadline: float | None = None
     ) -> api.RespondQueryTaskCompletedRequest:
         """Puts a question to a poller of the queue and returns the worker's word, answered or failed.
 
-        build_response(poll, token payload) -> the PollWorkflowTaskQueueResponse. deadline: loop.time() seconds.
-        Raises StickyWorkerUnavailable; FAILED_PRECONDITION (no poller lately), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and
-        UNAVAILABLE as CallerError.
+        build_task(token payload) -> the PollWorkflowTaskQueueResponse, encoded; it is called once, now. deadline: loop.time()
+        seconds. Raises StickyWorkerUnavailable; FAILED_PRECONDITION (no poller lately), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
+        and UNAVAILABLE as CallerError.
+        """
+        until = self.query_until(deadline)
+        with self.question(namespace_id, task_queue, build_task, until) as question:
+            key = QueueKey(namespace_id, task_queue, TaskKind.WORKFLOW)
+            await self.put_query(key, question.task, is_sticky, until)
+            return await question.answer
+
+    def query_until(self, deadline: float | None) -> float:
+        return _loop().time() + self.limits.query_timeout_s if deadline is None else deadline
+
+    @contextmanager
+    def question(self, namespace_id: str, task_queue: str, build_task: BuildQueryTask, until: float) -> Iterator[Question]:
+        """Enters a question in this node's book for as long as somebody waits. Raises what `build_task` does."""
+        if self._matcher.is_draining:
+            raise unavailable("this node is shutting down")
+        token = QueryToken(namespace_id, task_queue, self._ids.uuid(), self.node)
+        question = Question(token, build_task(token.encode()), _loop().create_future())
+        self._queries.enter(question)
+        over = _loop().call_at(until, question.refuse, CallerError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        try:
+            yield question
+        finally:
+            over.cancel()
+            question.answer.cancel()
+            self._queries.leave(question)
+
+    async def put_query(
+        self, key: QueueKey, task: bytes, is_sticky: bool, until: float, is_passed_on: bool = False
+    ) -> None:
+        """Returns when a poller of this node's share (or, through the root, of another) has the question.
+
+        is_passed_on: the root asks; whether there are pollers at all is its to judge. Raises as `query`.
         """
         loop = _loop()
         now = loop.time()
         if self._matcher.is_draining:
             raise unavailable("this node is shutting down")
-        key = QueueKey(namespace_id, task_queue, TaskKind.WORKFLOW)
         partition = self._matcher.partitions.get(key)
-        if is_sticky and (partition is None or not partition.has_poller(now, self.limits.sticky_poller_s)):
-            raise StickyWorkerUnavailable(task_queue)
+        if is_sticky and (partition is None or not self._has_poller(partition, now, self.limits.sticky_poller_s)):
+            raise StickyWorkerUnavailable(key.name)
         partition = partition or self._matcher.open(key, now)
         if partition is None or len(partition.queries) >= self.limits.queries_per_queue_max:
-            raise resource_exhausted(f"too many queries wait for a worker of task queue {task_queue}")
-        query = DirectQuery(QueryToken(namespace_id, task_queue, self._ids.uuid()), build_response, loop.create_future())
-        self._queries.enter(query)
-        until = now + self.limits.query_timeout_s if deadline is None else deadline
-        # The last second is for telling the caller why; after it only the plain time-out is left.
-        judge = loop.call_at(until - self.limits.poll_margin_s, self._judge, partition, query)
+            raise resource_exhausted(f"too many queries wait for a worker of task queue {key.name}")
+        query = DirectQuery(task, loop.create_future(), until)
         over = loop.call_at(until, query.refuse, CallerError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
+        # The last second is for telling the caller why; after it only the plain time-out is left.
+        judge = None if is_passed_on else loop.call_at(until - self.limits.poll_margin_s, self._judge, partition, query)
         partition.queries.append(query)
         try:
             self._matcher.dispatch(partition, "sync_match")
-            return await query.answer
+            await query.given
         finally:
-            judge.cancel()
             over.cancel()
-            self._queries.leave(query)
+            if judge is not None:
+                judge.cancel()
+            query.given.cancel()
             if query in partition.queries:
                 partition.queries.remove(query)
 
-    def respond_query_task_completed(
+    async def respond_query_task_completed(
         self, namespace: NamespaceName, token_payload: bytes, request: api.RespondQueryTaskCompletedRequest
     ) -> api.RespondQueryTaskCompletedResponse:
         """Raises NOT_FOUND when nobody waits any more, INVALID_ARGUMENT for a token of another namespace."""
@@ -159,11 +216,15 @@ class Matching:
         return api.RespondQueryTaskCompletedResponse()
 
     def _judge(self, partition: Partition, query: DirectQuery) -> None:
-        if not query.is_with_worker and not partition.has_poller(_loop().time(), self.limits.query_poller_s):
+        if not self._has_poller(partition, _loop().time(), self.limits.query_poller_s):
             query.refuse(no_recent_poller())
 
+    def _has_poller(self, partition: Partition, now: float, within_s: float) -> bool:
+        link = partition.link
+        return partition.has_poller(now, within_s) or (link is not None and bool(link.polled_children(now)))
+
     # --- for the frontend: figures and settings -----------------------------------------------------------------------------
-    def describe_task_queue(
+    async def describe_task_queue(
         self, namespace: NamespaceName, request: api.DescribeTaskQueueRequest
     ) -> api.DescribeTaskQueueResponse:
         now, now_ns = _loop().time(), self._clock.now_ns()
@@ -175,7 +236,7 @@ class Matching:
         key = QueueKey(namespace.id, request.task_queue.name, kind)
         return describe(self._matcher.partitions.get(key), request, self._matcher.configs.get(key), now, now_ns)
 
-    def list_task_queue_partitions(
+    async def list_task_queue_partitions(
         self, namespace: NamespaceName, request: api.ListTaskQueuePartitionsRequest
     ) -> api.ListTaskQueuePartitionsResponse:
         response = api.ListTaskQueuePartitionsResponse()
@@ -183,10 +244,10 @@ class Matching:
         response.workflow_task_queue_partitions.add(key=request.task_queue.name, owner_host_name=self._host)
         return response
 
-    def update_task_queue_config(
+    async def update_task_queue_config(
         self, namespace: NamespaceName, request: api.UpdateTaskQueueConfigRequest
     ) -> api.UpdateTaskQueueConfigResponse:
-        """In memory; whoever keeps it durably gives it back with `set_task_queue_config`."""
+        """In memory of this node; whoever keeps it durably gives it to all with `set_task_queue_config`."""
         kind = kind_of(request.task_queue_type)
         if kind is None:
             raise unimplemented("task queues of this type have no configuration here")
@@ -195,7 +256,12 @@ class Matching:
         self.set_task_queue_config(key, config)
         return api.UpdateTaskQueueConfigResponse(config=config)
 
+    async def task_queue_config_changed(self) -> None:
+        """Other nodes are told by whoever knows them; this one has it."""
+
     def set_task_queue_config(self, key: QueueKey, config: TaskQueueConfig) -> None:
+        if self._matcher.configs.get(key) == config:
+            return  # read again because something else changed
         if key not in self._matcher.configs and len(self._matcher.configs) >= self.limits.queue_configs_max:
             raise resource_exhausted(f"more than {self.limits.queue_configs_max} task queues have a configuration")
         self._matcher.configs[key] = config
@@ -204,21 +270,21 @@ class Matching:
             self._matcher.settle(partition)
 
     # --- workers --------------------------------------------------------------------------------------------------------------
-    def record_worker_heartbeat(
+    async def record_worker_heartbeat(
         self, namespace: NamespaceName, request: api.RecordWorkerHeartbeatRequest
     ) -> api.RecordWorkerHeartbeatResponse:
         self.workers.record(namespace.id, request.worker_heartbeat, _loop().time())
         return api.RecordWorkerHeartbeatResponse()
 
-    def list_workers(self, namespace: NamespaceName, request: api.ListWorkersRequest) -> api.ListWorkersResponse:
+    async def list_workers(self, namespace: NamespaceName, request: api.ListWorkersRequest) -> api.ListWorkersResponse:
         return self.workers.page(namespace.id, request, _loop().time())
 
-    def describe_worker(self, namespace: NamespaceName, request: api.DescribeWorkerRequest) -> api.DescribeWorkerResponse:
+    async def describe_worker(self, namespace: NamespaceName, request: api.DescribeWorkerRequest) -> api.DescribeWorkerResponse:
         """Raises NOT_FOUND."""
         info = self.workers.describe(namespace.id, request.worker_instance_key, _loop().time())
         return api.DescribeWorkerResponse(worker_info=info)
 
-    def shutdown_worker(self, namespace: NamespaceName, request: api.ShutdownWorkerRequest) -> api.ShutdownWorkerResponse:
+    async def shutdown_worker(self, namespace: NamespaceName, request: api.ShutdownWorkerRequest) -> api.ShutdownWorkerResponse:
         """The worker's polls end now, late ones end at once, and its sticky queue hands its tasks back to the runs."""
         now = _loop().time()
         instance = request.worker_instance_key
@@ -259,6 +325,11 @@ class Matching:
                 if hint.is_sticky:
                     self._matcher.withdraw(hint)
                     self._sticky_unavailable(hint)
+
+    def end_polls(self, is_meant: Callable[[Message], bool]) -> None:
+        """Parked polls whose request is meant end empty."""
+        for partition in self._matcher.partitions.values():
+            partition.end_polls(is_meant)
 
     def _is_shut_down(self, worker_instance_key: str) -> bool:
         if not worker_instance_key or not self._shut_down:

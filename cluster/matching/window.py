@@ -54,6 +54,10 @@ class Ask:
         self.drops = drops
 
 
+def key_of(hint: TaskHint) -> TaskKey:
+    return (hint.run_id, hint.scheduled_event_id, hint.stamp)
+
+
 def priority_of(hint: TaskHint) -> int:
     return min(hint.priority, PRIORITY_LAST) if hint.priority > 0 else PRIORITY_DEFAULT
 
@@ -104,7 +108,7 @@ class TaskWindow:
 
     # --- from the shards ------------------------------------------------------------------------------------------------
     def offer(self, hint: TaskHint) -> Offered:
-        key = (hint.run_id, hint.scheduled_event_id, hint.stamp)
+        key = key_of(hint)
         known = self._known.get(key)
         if known is not None:
             if known.state is EntryState.IN_FLIGHT:
@@ -115,24 +119,42 @@ class TaskWindow:
         if self.waiting_count + self.delayed_count >= self.limits.window_hints_max and not self._make_room(hint, priority):
             self._note_beyond(hint.shard)
             return Offered.BEYOND
-        self._serial += 1
-        entry = Entry(hint, self._serial, priority)
-        self._known[key] = entry
-        self.held[hint.shard] = self.held.get(hint.shard, 0) + 1
-        self._push(entry)
+        self._push(self._enter(hint, priority))
         return Offered.ADDED
+
+    def adopt(self, hint: TaskHint) -> Entry:
+        """A hint of another node's share for a poll that waits here: in flight at once, at nobody's cost of tokens."""
+        assert key_of(hint) not in self._known
+        entry = self._enter(hint, priority_of(hint))
+        entry.state = EntryState.IN_FLIGHT
+        return entry
+
+    def entry(self, key: TaskKey) -> Entry | None:
+        return self._known.get(key)
 
     def withdraw(self, hint: TaskHint) -> None:
         """The task is gone. Harmless if it never was here."""
-        entry = self._known.get((hint.run_id, hint.scheduled_event_id, hint.stamp))
+        self.withdraw_key(key_of(hint), hint.shard)
+
+    def withdraw_key(self, key: TaskKey, shard: int) -> None:
+        entry = self._known.get(key)
         if entry is None:
-            if (beyond := self.more.get(hint.shard)) is not None:
+            if (beyond := self.more.get(shard)) is not None:
                 beyond.count = max(1, beyond.count - 1)
         elif entry.state is EntryState.IN_FLIGHT:
             entry.withdrawn = True
             entry.offered_again = False
         else:
             self._remove(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """It is settled elsewhere, whatever its state here."""
+        if entry.state is not EntryState.DROPPED:
+            self._remove(entry)
+
+    def entries(self) -> list[Entry]:
+        """All, in flight or not. O(n)."""
+        return list(self._known.values())
 
     def waiting_hints(self) -> list[TaskHint]:
         """All that wait (a sticky queue hands them back when its worker is gone). O(n)."""
@@ -142,7 +164,7 @@ class TaskWindow:
     def take(self, now: float) -> Entry | None:
         """The next task that may go now; it is in flight until `finish` or `put_back`."""
         if self._delayed:
-            self._release(now)
+            self.release(now)
         if not self.waiting_count or self.throttle.ready_at() > now:
             return None
         for level in self.levels:
@@ -156,7 +178,7 @@ class TaskWindow:
     def next_at(self, now: float) -> float:
         """When `take` can give something: <= now, later, or inf (not before another offer)."""
         if self._delayed:
-            self._release(now)
+            self.release(now)
         released_at = self._delayed[0][0] if self._delayed else math.inf
         if not self.waiting_count:
             return released_at
@@ -248,11 +270,18 @@ class TaskWindow:
             level.rate = self._fairness_rate
         return level
 
+    def _enter(self, hint: TaskHint, priority: int) -> Entry:
+        self._serial += 1
+        entry = self._known[key_of(hint)] = Entry(hint, self._serial, priority)
+        self.held[hint.shard] = self.held.get(hint.shard, 0) + 1
+        return entry
+
     def _push(self, entry: Entry) -> None:
         self._level(entry.level).push(entry)
         self.waiting_count += 1
 
-    def _release(self, now: float) -> None:
+    def release(self, now: float) -> None:
+        """Those whose pause is over wait with the others again."""
         delayed = self._delayed
         while delayed and (delayed[0][0] <= now or delayed[0][2].state is not EntryState.DELAYED):
             entry = heappop(delayed)[2]
@@ -270,7 +299,7 @@ class TaskWindow:
         elif entry.state is EntryState.DELAYED:
             self.delayed_count -= 1
         entry.state = EntryState.DROPPED
-        self._known.pop((hint.run_id, hint.scheduled_event_id, hint.stamp), None)
+        self._known.pop(key_of(hint), None)
         if (left := self.held[hint.shard] - 1) > 0:
             self.held[hint.shard] = left
         else:

@@ -252,6 +252,7 @@ class EtcdMembership:
             cluster is None or reading.revision < self._revision or reading.etcd_id != self._etcd_id
         )
         entries = [entry for key, entry in reading.entries.items() if key.startswith(self.settings.nodes_prefix)]
+        self._seen_of_me = (0, "")  # what was seen in an etcd that has lost its data has a revision of before
         self._table.replace(self._readable(entries), has_lost_data)
         if has_lost_data:
             log.error("etcd has lost its data; members are kept until they have registered again", reading=reading.revision)
@@ -287,6 +288,8 @@ class EtcdMembership:
 
     def _check_superseded(self) -> None:
         """A later process with this node's id has taken its entry. It does not fight back: the two would flap for ever."""
+        if not self._is_synced:
+            return  # the next reading looks again
         revision, incarnation = self._seen_of_me
         if self._has_joined and revision > self._published_revision and incarnation != self._mine.incarnation:
             raise MembershipRefused(f"node id {self._mine.node_id} was taken by another process")

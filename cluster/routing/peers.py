@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from cluster.core.errors import unimplemented
+from cluster.core.errors import unavailable, unimplemented
 from cluster.membership.members import Membership, NodeInfo, View
 from cluster.membership.ring import MATCHING, Ring
 from cluster.wire.client import WireClient
@@ -39,6 +39,7 @@ class Peers:
         self._client = client
         self._methods: dict[str, PeerMethod] = {}
         self._listeners: list[OnRing] = []
+        self.is_serving = False  # every method is there: what is not known from now on will never be
         membership.on_change(self._on_view)
 
     # --- the ring -------------------------------------------------------------------------------------------------------
@@ -56,6 +57,11 @@ class Peers:
     def is_alone(self) -> bool:
         """No other node is ready. What a queue would be split over partitions for does not exist then."""
         return len(self.ring.nodes) <= 1
+
+    @property
+    def has_others(self) -> bool:
+        """There may be other nodes now or later."""
+        return self._client is not None
 
     @property
     def matching_nodes(self) -> list[NodeInfo]:
@@ -99,6 +105,8 @@ class Peers:
     async def handle(self, method: str, payload: bytes, deadline: float | None, peer: Peer) -> bytes:
         """The WireServer's handler."""
         handler = self._methods.get(method)
+        if handler is None and not self.is_serving:
+            raise unavailable(f"node {self.me} is starting: retry")
         if handler is None:
             raise unimplemented(f"node {self.me} does not know the internal call {method}: is it of an older version?")
         return await handler(payload, deadline)

@@ -86,7 +86,8 @@ class VisibilityStore(Protocol):
     async def close(self) -> None: ...
 
     async def upsert(self, rows: Sequence[VisibilityRow]) -> None:
-        """Writes rows, leaving out those older than what is stored. All or none."""
+        """Writes rows, leaving out those older than what is stored. All or none, but that an engine may write more than a few
+        MiB in parts: then some may be written when this raises. Repeating is harmless."""
         ...
 
     async def delete(self, keys: Sequence[RunKey]) -> None:
@@ -187,18 +188,20 @@ def decode_page_token(namespace_id: str, query: Query, token: bytes) -> tuple[So
         version, place = msgspec.msgpack.decode(body, type=tuple[int, tuple[SortValue, ...]])
     except (msgspec.DecodeError, msgspec.ValidationError) as broken:
         raise _bad_token() from broken
-    texts = [_sorts_as_text(order.attribute) for order in query.order_by] + [False, False, True, True]
-    if version != _TOKEN_VERSION or len(place) != len(texts):
+    types = [_sort_type(order.attribute) for order in query.order_by] + [int, int, str, str]
+    if version != _TOKEN_VERSION or len(place) != len(types):
         raise _bad_token()
-    for at, (value, is_text) in enumerate(zip(place, texts, strict=True)):
-        fits = at < len(query.order_by) if value is None else isinstance(value, str) is is_text
+    for at, (value, wanted) in enumerate(zip(place, types, strict=True)):
+        fits = at < len(query.order_by) if value is None else type(value) is wanted and value == value  # not NaN
         if not fits or (isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX):
             raise _bad_token()
     return place
 
 
-def _sorts_as_text(attribute: Attribute) -> bool:
-    return attribute.kind is AttributeType.KEYWORD and attribute.name != "ExecutionStatus"
+def _sort_type(attribute: Attribute) -> type:
+    if attribute.kind is AttributeType.KEYWORD and attribute.name != "ExecutionStatus":
+        return str
+    return float if attribute.kind is AttributeType.DOUBLE else int
 
 
 def _bad_token() -> CallerError:

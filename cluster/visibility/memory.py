@@ -57,7 +57,7 @@ def _least(values: Sequence[Value]) -> SortValue:
     return min(values, default=None)
 
 
-def _passes(test: Operator, value: Value, operands: tuple[Value, ...]) -> bool:
+def passes(test: Operator, value: Value, operands: tuple[Value, ...]) -> bool:
     """One value against a test. Value and operands are of one type; mypy cannot know that they compare."""
     if test in (Operator.EQUAL, Operator.IN):
         return value in operands  # a Text asked for punctuation has no operands, and holds for nothing
@@ -86,7 +86,7 @@ def _condition(condition: Condition, facts: _Facts) -> bool | None:
     elif not values and condition.attribute.kind not in (AttributeType.TEXT, AttributeType.KEYWORD_LIST):
         holds = None
     else:
-        holds = any(_passes(condition.operator, value, condition.operands) for value in values)
+        holds = any(passes(condition.operator, value, condition.operands) for value in values)
     return holds if holds is None else holds is not condition.negated
 
 

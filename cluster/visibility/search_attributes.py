@@ -237,7 +237,7 @@ def index_terms(encoded: bytes) -> tuple[AttributeType, tuple[str | int | float,
     if kind is AttributeType.BOOL:
         return kind, tuple(dict.fromkeys(int(value) for value in values))
     if kind is AttributeType.DOUBLE:
-        return kind, tuple(dict.fromkeys(float(value) for value in values))
+        return kind, tuple(dict.fromkeys(float(value) + 0.0 for value in values))  # -0.0 is 0.0
     return kind, tuple(dict.fromkeys(value for value in values))
 
 

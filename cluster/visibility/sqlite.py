@@ -10,14 +10,13 @@ import itertools
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from cluster.stores.base import RunKey
 from cluster.visibility.base import (
     GROUPS_MAX,
-    STILL_OPEN,
     CountGroup,
     SortValue,
     VisibilityCount,
@@ -27,10 +26,12 @@ from cluster.visibility.base import (
     encode_page_token,
     system_value,
 )
-from cluster.visibility.expressions import Attribute, Query
+from cluster.visibility.expressions import Attribute, Condition, Query
 from cluster.visibility.search_attributes import NAMESPACE_DIVISION, all_index_terms
-from cluster.visibility.sqlite_query import Sql, Translator
-from cluster.visibility.sqlite_schema import COLUMN, create_schema
+from cluster.visibility.sql_query import COLUMN, Sql
+from cluster.visibility.sql_rows import COLUMNS, SELECTED, close_at_of, row_of_columns
+from cluster.visibility.sqlite_query import SqliteTranslator
+from cluster.visibility.sqlite_schema import create_schema
 from cluster.visibility.sqlite_thread import ConnectionThread
 
 Result = TypeVar("Result")
@@ -40,13 +41,6 @@ _READS_PENDING_MAX = 64
 _WRITES_PENDING_MAX = 1_024
 _READ_LIMIT_S = 10.0
 _BUSY_TIMEOUT_MS = 5_000
-
-_COLUMNS = (
-    "workflow_id, run_id, workflow_type, status, start_at, position, execution_at, close_at, history_length, history_bytes, "
-    "transition_count, task_queue, parent_workflow_id, parent_run_id, root_workflow_id, root_run_id, memo, attributes"
-)
-_SELECTED = ", ".join(f"r.{column.strip()}" for column in _COLUMNS.split(","))
-_COLUMN_COUNT = _COLUMNS.count(",") + 1
 
 _WRITTEN = ["namespace_no", "position", "close_at", "is_divided", "memo", "attributes", *COLUMN.values()]
 _INSERT = f"INSERT INTO visibility_run ({', '.join(_WRITTEN)}) VALUES ({', '.join('?' * len(_WRITTEN))})"
@@ -155,7 +149,7 @@ class SqliteVisibility:
 
     def _upsert(self, connection: sqlite3.Connection, row: VisibilityRow) -> None:
         namespace_no = self._namespace_no(connection, row.namespace_id)
-        close_at = STILL_OPEN if row.close_time is None else row.close_time
+        close_at = close_at_of(row)
         encoded = _encode_attributes(row.search_attributes)
         terms = all_index_terms(row.search_attributes)
         written = [namespace_no, row.position, close_at, NAMESPACE_DIVISION in terms, row.memo, encoded]
@@ -203,7 +197,7 @@ def _attribute_no(connection: sqlite3.Connection, namespace_no: int, name: str, 
     return found[0] if found else 0
 
 
-def _translator(connection: sqlite3.Connection, namespace_id: str, query: Query) -> Translator:
+def _translator(connection: sqlite3.Connection, namespace_id: str, query: Query) -> SqliteTranslator:
     namespace_no = _namespace_no(connection, namespace_id)
     numbers: dict[str, int] = {}
 
@@ -212,7 +206,7 @@ def _translator(connection: sqlite3.Connection, namespace_id: str, query: Query)
             numbers[attribute.name] = _attribute_no(connection, namespace_no, attribute.name, attribute.kind)
         return numbers[attribute.name]
 
-    return Translator(namespace_no, query, number_of)
+    return SqliteTranslator(namespace_no, query, number_of)
 
 
 def _count_rows(connection: sqlite3.Connection, statement: Sql) -> int:
@@ -220,53 +214,33 @@ def _count_rows(connection: sqlite3.Connection, statement: Sql) -> int:
     return counted
 
 
-def _row(namespace_id: str, found: tuple[Any, ...]) -> VisibilityRow:
-    columns = iter(found)
-    return VisibilityRow(
-        namespace_id=namespace_id,
-        workflow_id=next(columns),
-        run_id=next(columns),
-        workflow_type=next(columns) or "",
-        status=next(columns),
-        start_time=next(columns),
-        position=next(columns),
-        execution_time=next(columns),
-        close_time=None if (close_at := next(columns)) == STILL_OPEN else close_at,
-        history_length=next(columns),
-        history_size_bytes=next(columns),
-        state_transition_count=next(columns),
-        task_queue=next(columns) or "",
-        parent_workflow_id=next(columns),
-        parent_run_id=next(columns),
-        root_workflow_id=next(columns),
-        root_run_id=next(columns),
-        memo=next(columns),
-        search_attributes=_decode_attributes(next(columns)),
-    )
+def _driver(connection: sqlite3.Connection, translator: SqliteTranslator) -> Condition | None:
+    drivers = translator.drivers()
+    return translator.smallest(drivers, [_count_rows(connection, translator.driver_count(one)) for one in drivers])
 
 
 def _list(
     connection: sqlite3.Connection, namespace_id: str, query: Query, size: int, place: tuple[SortValue, ...] | None
 ) -> tuple[list[VisibilityRow], bytes]:
     translator = _translator(connection, namespace_id, query)
-    statement = translator.list_statement(_SELECTED, place, size + 1, partial(_count_rows, connection))
+    statement = translator.list_statement(SELECTED, place, size + 1, _driver(connection, translator))
     found = connection.execute(statement.text, statement.parameters).fetchall()
-    rows = [_row(namespace_id, one[:_COLUMN_COUNT]) for one in itertools.islice(found, size)]
+    last_column = len(COLUMNS) - 1
+    rows = [row_of_columns(namespace_id, one, _decode_attributes(one[last_column])) for one in itertools.islice(found, size)]
     if len(found) <= size:
         return rows, b""
     last = rows[-1]
-    close_at = STILL_OPEN if last.close_time is None else last.close_time
-    sorted_by = (*found[size - 1][_COLUMN_COUNT:], close_at, last.start_time, last.run_id, last.workflow_id)
+    sorted_by = (*found[size - 1][len(COLUMNS) :], close_at_of(last), last.start_time, last.run_id, last.workflow_id)
     return rows, encode_page_token(namespace_id, query, sorted_by)
 
 
 def _count(connection: sqlite3.Connection, namespace_id: str, query: Query) -> VisibilityCount:
     translator = _translator(connection, namespace_id, query)
-    count_rows = partial(_count_rows, connection)
+    driver = _driver(connection, translator)
     if query.group_by is None:
-        return VisibilityCount(count_rows(translator.count_statement(count_rows)))
-    statement = translator.group_statement(query.group_by, GROUPS_MAX, count_rows)
+        return VisibilityCount(_count_rows(connection, translator.count_statement(driver)))
+    statement = translator.group_statement(query.group_by, GROUPS_MAX, driver)
     groups = tuple(CountGroup(*found) for found in connection.execute(statement.text, statement.parameters))
     if len(groups) < GROUPS_MAX:
         return VisibilityCount(sum(group.count for group in groups), groups)
-    return VisibilityCount(count_rows(translator.count_statement(count_rows)), groups)
+    return VisibilityCount(_count_rows(connection, translator.count_statement(driver)), groups)

@@ -1,4 +1,4 @@
-"""The tables of SQLite visibility, and which column and index serves which system attribute.
+"""The tables of SQLite visibility, and which index serves which system attribute.
 
 Namespaces and attribute names are numbers here, since they stand in every index entry. A stored attribute has a row per value
 in `visibility_value`: (attribute, value) finds the runs, and the copied times put them into the order of lists, so that
@@ -67,25 +67,6 @@ CREATE TABLE IF NOT EXISTS visibility_value (
 CREATE INDEX IF NOT EXISTS visibility_by_value
     ON visibility_value (attribute_no, value, close_at DESC, start_at DESC);
 """
-
-# System attribute -> column of visibility_run. CloseTime is not among them: see sqlite_query.py.
-COLUMN: dict[str, str] = {
-    "WorkflowId": "workflow_id",
-    "RunId": "run_id",
-    "WorkflowType": "workflow_type",
-    "ExecutionStatus": "status",
-    "StartTime": "start_at",
-    "ExecutionTime": "execution_at",
-    "ExecutionDuration": "duration_ns",
-    "TaskQueue": "task_queue",
-    "HistoryLength": "history_length",
-    "HistorySizeBytes": "history_bytes",
-    "StateTransitionCount": "transition_count",
-    "ParentWorkflowId": "parent_workflow_id",
-    "ParentRunId": "parent_run_id",
-    "RootWorkflowId": "root_workflow_id",
-    "RootRunId": "root_run_id",
-}
 
 # System attribute -> index that finds its values. The unique one has no name of ours.
 INDEX: dict[str, str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -71,14 +72,41 @@ def dev(
     )
 
 
-def _add_schema() -> None:
-    from ops.cli.schema import app as schema
+@app.command()
+def server(
+    config: Annotated[
+        Path | None,
+        typer.Option(envvar="OUTLAST_CONFIG", help="region.yaml; OUTLAST_... variables are put over it.", show_default=False),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Node processes of this machine behind one port.", show_default=False)
+    ] = None,
+    print_config: Annotated[bool, typer.Option(help="Print what is in effect, with secrets hidden, and exit.")] = False,
+    json_schema: Annotated[bool, typer.Option(help="Print the JSON Schema of the configuration, and exit.")] = False,
+) -> None:
+    """Run one node of a region's cluster."""
+    from ops.cli import server as command
 
-    app.add_typer(schema, name="schema")
+    if json_schema:
+        typer.echo(command.json_schema(), nl=False)
+        return
+    raise typer.Exit(command.run(config, processes, print_config))
+
+
+def add_groups(asked: str = "") -> None:
+    """Commands of commands. Their modules are imported only if they are asked for, or for the help ("")."""
+    if asked in ("schema", ""):
+        from ops.cli.schema import app as schema
+
+        app.add_typer(schema, name="schema")
+    if asked in ("cluster", ""):
+        from ops.cli.cluster import app as cluster
+
+        app.add_typer(cluster, name="cluster")
 
 
 def main() -> None:
-    _add_schema()
+    add_groups(next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     app()
 
 

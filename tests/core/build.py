@@ -25,7 +25,7 @@ from cluster.core.entry import Entry, Flushed, decode_entry, encode_entry
 from cluster.core.events import SECOND_NS, attributes_of, duration, parse_event
 from cluster.core.machines import completion, lifecycle, start, update, workflow_task
 from cluster.core.state import ParentLink, RunState, checksum, decode_state, encode_state
-from cluster.core.transition import Context, Transition
+from cluster.core.transition import Context, EndpointRef, Transition
 from cluster.core.without_notes import without_notes
 from tests.core.telling import tell
 
@@ -82,6 +82,7 @@ class Run:
         self.limits = limits or Limits()
         self.entries: list[Entry] = []
         self.namespaces = {"elsewhere": ("elsewhere-id", "elsewhere")}
+        self.endpoints = {"ep": EndpointRef("ep-id", "ep"), "private": EndpointRef("private-id", "private", is_allowed=False)}
         wanted: dict[str, Any] = {
             "workflow_id": "w",
             "workflow_type": WorkflowType(name="W"),
@@ -108,7 +109,7 @@ class Run:
         return after
 
     def context(self) -> Context:
-        return Context("ns", self.now, self.ids, self.limits)
+        return Context("ns", self.now, self.ids, self.limits, endpoint=self.endpoints.get)
 
     def do(self, decide: Callable[[Transition], R]) -> R:
         """One transition. If `decide` raises, so does this, and nothing has changed."""
@@ -129,7 +130,7 @@ class Run:
         self.state = t.state
         self.folded = apply_entry(self.folded, entry)
         for data in _events_of(entry):
-            take_event(self.rebuilt, parse_event(data), len(data))
+            take_event(self.rebuilt, parse_event(data), data)
         self.check()
 
     def check(self) -> None:
@@ -138,6 +139,7 @@ class Run:
         decoded = decode_state(encode_state(state))
         assert checksum(decoded) == checksum(state), "the snapshot is not the state"
         assert effects(decoded) == effects(state), "what is owed is not a function of the state"
+        assert self.rebuilt.history_hash == state.history_hash, "public history has another hash"
         if not state.buffered:
             assert checksum(without_notes(self.rebuilt)) == checksum(without_notes(state)), "public history gives another state"
 

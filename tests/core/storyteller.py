@@ -30,12 +30,13 @@ from temporalio.api.update.v1 import Outcome
 
 from cluster.core import due
 from cluster.core.apply import EVENT_NAMES
-from cluster.core.effects import Effect, effects
+from cluster.core.effects import CancelNexusOperation, DeliverCallback, Effect, StartNexusOperation, effects
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import SECOND_NS, duration, parse_event
 from cluster.core.machines import activity_calls, child, external, lifecycle, workflow_task
 from cluster.core.machines.completion import Completed
 from cluster.core.transition import Transition
+from tests.core import nexus_stories
 from tests.core.build import BEGIN_NS, QUEUE, Run, payloads
 from tests.core.telling import moment, tell
 from tests.e2e import commands
@@ -129,6 +130,10 @@ def _short(told: str) -> str:
 def _owed(effect: Effect) -> str:
     words = re.sub(r"([a-z])([A-Z])", r"\1 \2", type(effect).__name__).lower()
     number = getattr(effect, "initiated_event_id", None) or getattr(effect, "scheduled_event_id", None)
+    if isinstance(effect, StartNexusOperation | CancelNexusOperation):
+        return f"{words} {number} (attempt {effect.attempt + 1})"
+    if isinstance(effect, DeliverCallback):
+        return f"{words} {effect.index} (attempt {effect.attempt + 1})"
     return f"{words} {number}" if number else words
 
 
@@ -163,6 +168,8 @@ def start(story: Story, words: list[str], options: dict[str, str]) -> None:
         fields["cron_schedule"] = options["cron"].replace("_", " ")
     if "retry" in options:
         fields["retry_policy"] = _policy(options["retry"])
+    if "callbacks" in options:
+        fields["completion_callbacks"] = [nexus_stories.callback_to(name) for name in options["callbacks"].split(",")]
     story.begin(Run(**fields))
 
 
@@ -223,6 +230,11 @@ def _wish(story: Story, words: list[str]) -> Any:
     if kind == "child":
         policy = ParentClosePolicy.Value(f"PARENT_CLOSE_POLICY_{options.get('close', 'TERMINATE')}")
         return commands.start_child(rest[0], parent_close_policy=policy)
+    if kind == "operation":
+        spans: dict[str, Any] = {name.replace("-", "_") + "_timeout": span(text) for name, text in options.items()}
+        return nexus_stories.schedule(rest[0], **spans)
+    if kind == "cancel-operation":
+        return nexus_stories.request_cancel(int(rest[0]))
     if kind == "signal":
         return commands.signal_external(rest[0])
     if kind == "marker":
@@ -343,6 +355,24 @@ def sent(story: Story, words: list[str], options: dict[str, str]) -> None:
     """The other workflow has the signal."""
     initiated = story.live.events()[int(words[0]) - 1]
     story.live.do(lambda t: external.record_signal_answer(t, initiated, None))
+
+
+@told
+def operation(story: Story, words: list[str], options: dict[str, str]) -> None:
+    """`operation 5 starts`, `completes`, `fails`, `is away`, `is blocked`, `calls back with a result`, `hears the cancel` ..."""
+    nexus_stories.tell_operation(story.live, int(words[0]), " ".join(words[1:]))
+
+
+@told
+def callback(story: Story, words: list[str], options: dict[str, str]) -> None:
+    """`callback 0 is heard`, `is refused`, `is not reached`."""
+    nexus_stories.tell_callback(story.live, int(words[0]), " ".join(words[1:]))
+
+
+@told
+def attach(story: Story, words: list[str], options: dict[str, str]) -> None:
+    """A start that uses the existing run leaves its callback on it."""
+    nexus_stories.attach(story.live, words[0])
 
 
 def play(text: str) -> str:

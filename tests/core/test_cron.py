@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,10 @@ def spell(low: int, high: int) -> st.SearchStrategy[str]:
 def test_five_fields_mean_what_they_mean_elsewhere(fields: tuple[str, ...], after_s: int) -> None:
     text = " ".join(fields)
     begin = datetime.fromtimestamp(after_s, UTC)
-    expected = next(CronSim(text, begin), None)
+    try:
+        expected = next(CronSim(text, begin), None)
+    except CronSimError:
+        expected = None  # the 30th of February: there it is refused, here it never comes
     assume(expected is None or expected.year <= begin.year + 4)  # ours gives up after five years
     found = parse_cron(text).next_after(after_s * S)
     if expected is None:

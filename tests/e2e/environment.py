@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -52,16 +53,20 @@ def event_name(event: HistoryEvent) -> str:
 
 
 class Env:
-    """One scenario's world on one server. Every name holds `token`, which the comparison takes out again."""
+    """One scenario's world on one server. Every name holds `token`, which the comparison takes out again.
 
-    def __init__(self, client: Client) -> None:
+    others: clients of other nodes of the same cluster. Workers then sit on other nodes than the one that is asked to start.
+    """
+
+    def __init__(self, client: Client, others: Sequence[Client] = ()) -> None:
         self.client = client
+        self._worker_clients = itertools.cycle([*others, client])
         self.service: WorkflowService = client.workflow_service
         self.namespace = NAMESPACE
         self.token = "u" + uuid.uuid4().hex[:15]
         self.task_queue = self.id("tq")
         self.observed: dict[str, Any] = {}
-        self.raw = RawWorker(self.service, self.namespace, self.task_queue)
+        self.raw = RawWorker(next(self._worker_clients).workflow_service, self.namespace, self.task_queue)
 
     def id(self, name: str) -> str:
         """A name that no other scenario and no earlier run of this one has used."""
@@ -75,7 +80,7 @@ class Env:
         options.setdefault("task_queue", self.task_queue)
         options.setdefault("build_id", BUILD_ID)
         worker = Worker(
-            self.client,
+            next(self._worker_clients),
             workflows=workflows,
             activities=activities,
             workflow_runner=UnsandboxedWorkflowRunner(),

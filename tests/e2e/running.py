@@ -1,4 +1,4 @@
-"""Runs scenarios against one server, several at a time, and brings home what the comparison needs."""
+"""Runs scenarios against one server or the nodes of one cluster, several at a time, and brings home what the comparison needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +64,28 @@ async def connect(address: str) -> Client:
     return client
 
 
-async def run_scenario(client: Client, scenario: Scenario) -> Outcome:
-    env = Env(client)
+async def connect_all(addresses: Sequence[str]) -> list[Client]:
+    """One client per node; returns when every node knows the search attributes that the first one was told."""
+    first = await connect(addresses[0])
+    others = [
+        await Client.connect(each, namespace=NAMESPACE, identity=IDENTITY, runtime=quiet_runtime()) for each in addresses[1:]
+    ]
+    deadline = time.monotonic() + CONNECT_S_MAX
+    for client in others:
+        while True:
+            known = await client.operator_service.list_search_attributes(ListSearchAttributesRequest(namespace=NAMESPACE))
+            if not SEARCH_ATTRIBUTES.keys() - known.custom_attributes.keys():
+                break
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{client.service_client.config.target_host} was not told of the search attributes")
+            await asyncio.sleep(0.05)
+    return [first, *others]
+
+
+async def run_scenario(clients: Sequence[Client], scenario: Scenario) -> Outcome:
+    """The first client is the scenario's own, its workers are on the others."""
+    # An eager start is given to a worker of the very client that starts.
+    env = Env(clients[0], () if "workflow: eager start" in scenario.items else clients[1:])
     started = time.monotonic()
     try:
         async with asyncio.timeout(SCENARIO_S_MAX):
@@ -78,18 +98,19 @@ async def run_scenario(client: Client, scenario: Scenario) -> Outcome:
 
 
 async def run_scenarios(
-    address: str, scenarios: Iterable[Scenario], jobs: int = 8, done: Callable[[Outcome], None] | None = None
+    address: str | Sequence[str], scenarios: Iterable[Scenario], jobs: int = 8, done: Callable[[Outcome], None] | None = None
 ) -> dict[str, Outcome]:
-    """Every scenario once; a failed one does not stop the others."""
-    client = await connect(address)
+    """Every scenario once; a failed one does not stop the others. Of several nodes each is in turn the scenario's first."""
+    clients = await connect_all([address] if isinstance(address, str) else address)
     gate = asyncio.Semaphore(jobs)
 
-    async def one(scenario: Scenario) -> Outcome:
+    async def one(number: int, scenario: Scenario) -> Outcome:
+        first = number % len(clients)
         async with gate:
-            outcome = await run_scenario(client, scenario)
+            outcome = await run_scenario([*clients[first:], *clients[:first]], scenario)
         if done is not None:
             done(outcome)
         return outcome
 
-    outcomes = await asyncio.gather(*(one(scenario) for scenario in scenarios))
+    outcomes = await asyncio.gather(*(one(number, scenario) for number, scenario in enumerate(scenarios)))
     return {outcome.name: outcome for outcome in outcomes}

@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import cluster.core.machines  # noqa: F401  (registers the appliers)
-from cluster.core.apply import fold_events
-from cluster.core.events import split_framed
-from cluster.core.state import RunState, checksum, decode_state
-from cluster.core.without_notes import without_notes
-from cluster.history.checkpoint import BLOB_BRANCH
-from cluster.stores.base import RunKey, ShardId
-from cluster.stores.sqlite import SqliteStore
+from chaos.cluster.stored import disagreements as disagreements_in
+from cluster.engines import make_store
+from cluster.node_config import StoreConfig
 
 
-async def disagreements(database: Path, shards: int = 4) -> tuple[int, list[str]]:
+async def disagreements(config: StoreConfig, shards: int) -> tuple[int, list[str]]:
     """(runs looked at, one line for each run whose stored state differs from the fold of its events)."""
-    store = SqliteStore(str(database))
+    store = make_store(config)
     await store.open()
-    found: list[str] = []
-    count = 0
     try:
-        for number in range(shards):
-            after: RunKey | None = None
-            while rows := await store.runs(ShardId(number), after, 200):
-                for row in rows:
-                    state = decode_state(row.data)
-                    if state.buffered:
-                        continue  # its state is ahead of its history until the next flush
-                    count += 1
-                    if difference := await _difference(store, ShardId(number), row.key, state):
-                        found.append(f"{row.key.workflow_id} {row.key.run_id}: {difference}")
-                after = rows[-1].key
+        return await disagreements_in(store, shards)
     finally:
         await store.close()
-    return count, found
-
-
-async def _difference(store: SqliteStore, shard: ShardId, key: RunKey, state: RunState) -> str:
-    blobs = await store.history(shard, key, BLOB_BRANCH, 1, state.next_event_id - 1)
-    events = [event for blob in blobs for event in split_framed(blob.data)]
-    folded = without_notes(fold_events(key.namespace_id, key.workflow_id, key.run_id, events))
-    stored = without_notes(state)
-    if checksum(folded) == checksum(stored):
-        return ""
-    names = [name for name in stored.__struct_fields__ if getattr(stored, name) != getattr(folded, name)]
-    return "; ".join(f"{name}: stored {getattr(stored, name)!r}, folded {getattr(folded, name)!r}" for name in names)[:500]

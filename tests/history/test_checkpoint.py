@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.config import ShardConfig
 from cluster.core.errors import Code, unavailable
+from cluster.history.between_runs import BetweenRuns, TellParent
 from cluster.stores.base import StoreUnavailable, StoreUnknown
 from tests.history.commands import activity, child, complete, timer
 from tests.history.held_store import HeldStore
@@ -313,14 +314,14 @@ def test_a_deleted_childs_parent_hears_of_its_end() -> None:
         await world.work(child("child"))
         await world.settle()
         await world.work()
-        tell_parent, is_away = world.history.tell_parent, True
+        perform, is_away = world.history.perform, True
 
-        async def unless_away(*arguments: Any) -> None:
-            if is_away:
+        async def unless_away(message: BetweenRuns) -> str:
+            if is_away and isinstance(message, TellParent):
                 raise unavailable("the parent's shard is moving")
-            await tell_parent(*arguments)
+            return await perform(message)
 
-        world.history.tell_parent = unless_away  # type: ignore[method-assign, assignment]
+        world.history.reach = unless_away
         await world.delete("child")
         await world.settle(1)
         await world.checkpoint()

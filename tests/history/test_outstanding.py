@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from temporalio.api.workflowservice import v1 as api
 
 from cluster.core.errors import Code, unavailable
+from cluster.history.between_runs import BetweenRuns
 from cluster.matching.tasks import QueueKey, TaskKind
 from cluster.stores.base import StoreUnknown
 from cluster.tokens import Purpose, TaskToken
@@ -130,15 +130,15 @@ def test_a_delivery_that_is_refused_for_a_moment_is_repeated() -> None:
     async def story(world: World) -> None:
         await world.start("parent")
         task = await world.take_task()
-        start_child = world.history.start_child
+        perform = world.history.perform
         failures = [unavailable("the other shard is moving"), unavailable("still")]
 
-        async def refusing(*arguments: Any) -> str:
+        async def refusing(message: BetweenRuns) -> str:
             if failures:
                 raise failures.pop()
-            return await start_child(*arguments)
+            return await perform(message)
 
-        world.history.start_child = refusing  # type: ignore[method-assign, assignment]
+        world.history.reach = refusing
         await world.answer(task, child("child"))
         await eventually(lambda: has_started(world))
         assert not failures

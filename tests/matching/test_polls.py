@@ -214,7 +214,7 @@ def test_a_worker_that_shuts_down_gives_its_sticky_tasks_back_at_once() -> None:
         assert token(await sticky) == "wf-1"
         world.schedule(hint(2, STICKY, is_sticky=True))
         request = ShutdownWorkerRequest(sticky_task_queue=STICKY.name, task_queue=QUEUE.name, worker_instance_key="w1")
-        world.matching.shutdown_worker(NAMESPACE, request)
+        await world.matching.shutdown_worker(NAMESPACE, request)
         assert [task.workflow_id for task in world.fallen_back] == ["wf-2"]
         assert not world.schedule(hint(3, STICKY, is_sticky=True))
         await settle()

@@ -16,21 +16,21 @@ from tests.matching.world import NAMESPACE, QUEUE, STICKY, Namespace, World, hin
 ANSWERED = QueryResultType.QUERY_RESULT_TYPE_ANSWERED
 
 
-def build(poll: Any, payload: bytes) -> bytes:
+def build(payload: bytes) -> bytes:
     answer = PollWorkflowTaskQueueResponse(task_token=payload)
-    answer.query.query_type = f"for {poll.identity}"
+    answer.query.query_type = "how are you"
     return answer.SerializeToString()
 
 
 def ask(world: World, deadline_s: float | None = None, **fields: Any) -> asyncio.Task[RespondQueryTaskCompletedRequest]:
     deadline = None if deadline_s is None else now() + deadline_s
-    fields = {"task_queue": QUEUE.name, "is_sticky": False, "build_response": build, **fields}
+    fields = {"task_queue": QUEUE.name, "is_sticky": False, "build_task": build, **fields}
     return asyncio.get_running_loop().create_task(world.matching.query("ns-id", deadline=deadline, **fields))
 
 
-def respond(world: World, payload: bytes, namespace: Namespace = NAMESPACE) -> None:
+async def respond(world: World, payload: bytes, namespace: Namespace = NAMESPACE) -> None:
     request = RespondQueryTaskCompletedRequest(completed_type=ANSWERED)
-    world.matching.respond_query_task_completed(namespace, payload, request)
+    await world.matching.respond_query_task_completed(namespace, payload, request)
 
 
 async def code_of(job: asyncio.Task[Any]) -> Code:
@@ -51,11 +51,11 @@ def test_a_query_reaches_a_poll_and_the_answer_comes_back(is_polled_first: bool)
             await settle()
             (poll,) = await world.polls(1, identity="w")
         task = await poll
-        assert task.query.query_type == "for w" and now() == 0.0
-        respond(world, task.task_token)
+        assert task.query.query_type == "how are you" and now() == 0.0
+        await respond(world, task.task_token)
         assert (await query).completed_type == ANSWERED
         with pytest.raises(CallerError, match="not found, or already expired"):
-            respond(world, task.task_token)
+            await respond(world, task.task_token)
         assert world.matching.counts["query_match"] == 1
 
     run(main())
@@ -95,7 +95,7 @@ def test_a_worker_that_never_answers_ends_in_deadline_exceeded() -> None:
         task = await world.poll()
         assert await code_of(query) is Code.DEADLINE_EXCEEDED and now() == pytest.approx(10.0)
         with pytest.raises(CallerError) as refusal:
-            respond(world, task.task_token)
+            await respond(world, task.task_token)
         assert refusal.value.code is Code.NOT_FOUND
 
     run(main())
@@ -109,7 +109,7 @@ def test_a_sticky_query_without_a_recent_poller_falls_back_at_once() -> None:
         assert world.matching.queue_count == 0
         (poll,) = await world.polls(1, STICKY)
         query = ask(world, task_queue=STICKY.name, is_sticky=True)
-        respond(world, (await poll).task_token)
+        await respond(world, (await poll).task_token)
         await query
 
     run(main())
@@ -123,7 +123,7 @@ def test_a_query_handed_to_a_poll_that_is_gone_goes_to_the_next() -> None:
         await asyncio.sleep(0)
         first.cancel()
         task = await second
-        respond(world, task.task_token)
+        await respond(world, task.task_token)
         await query
 
     run(main())
@@ -142,12 +142,12 @@ def test_a_query_whose_caller_left_is_not_put_to_a_worker() -> None:
 
 
 def test_a_query_that_cannot_be_built_is_refused_and_the_poll_goes_on() -> None:
-    def refuse(poll: Any, payload: bytes) -> bytes:
+    def refuse(payload: bytes) -> bytes:
         raise not_found("the run is gone")
 
     async def main() -> None:
         world = World()
-        query = ask(world, build_response=refuse)
+        query = ask(world, build_task=refuse)
         await settle()
         world.schedule(hint(1))
         assert (await world.poll()).task_token == b"wf-1"
@@ -164,9 +164,9 @@ def test_a_query_token_of_another_namespace_or_of_noise_is_refused() -> None:
         task = await world.poll()
         for payload, namespace in ((task.task_token, Namespace("other", "other")), (b"noise", NAMESPACE), (b"", NAMESPACE)):
             with pytest.raises(CallerError) as refusal:
-                respond(world, payload, namespace)
+                await respond(world, payload, namespace)
             assert refusal.value.code is Code.INVALID_ARGUMENT
-        respond(world, task.task_token)
+        await respond(world, task.task_token)
         await query
 
     run(main())

@@ -1,94 +1,11 @@
-"""A TCP proxy between a store and its server that loses requests or answers on command. It knows no protocol.
-
-| mode              | a request                                   | what the client sees                          |
-|-------------------|---------------------------------------------|-----------------------------------------------|
-| `pass`            | is forwarded, and answered                  | the answer                                    |
-| `lose_requests`   | never reaches the server                    | the connection is cut                         |
-| `lose_answers`    | is carried out by the server                | the connection is cut when the answer is there |
-| `silent`          | is carried out by the server                | nothing, for ever                             |
-| `deaf`            | never reaches the server                    | nothing, for ever                             |
-"""
+"""The name under which tests know ops/services/proxy.py; it moved there since chaos and bench start the same servers."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from typing import Literal
+from ops.services.proxy import (
+    Mode,
+    TcpProxy,
+    tcp_proxy,
+)
 
-Mode = Literal["pass", "lose_requests", "lose_answers", "silent", "deaf"]
-
-
-class TcpProxy:
-    """Listens on a free port of 127.0.0.1; the mode applies at once, also to connections already made."""
-
-    def __init__(self, target_port: int) -> None:
-        self.mode: Mode = "pass"
-        self.port = 0
-        self.requests_count = 0  # pieces of requests that came in while the mode was not `pass`
-        self._target_port = target_port
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def serve(self) -> asyncio.Server:
-        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        return server
-
-    def cut(self) -> None:
-        """Ends every connection, as a restart of the network between would."""
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
-        pair = {to_client, to_server}
-        self._writers |= pair
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._requests(client, to_server, pair))
-                group.create_task(self._answers(server, to_client, pair))
-        except* OSError:
-            pass  # one side is gone, and so is the other then
-        finally:
-            for writer in pair:
-                writer.transport.abort()
-            self._writers -= pair
-
-    async def _requests(
-        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
-    ) -> None:
-        while data := await client.read(65_536):
-            if self.mode != "pass":
-                self.requests_count += 1
-            if self.mode == "lose_requests":
-                break
-            if self.mode != "deaf":
-                to_server.write(data)
-        self._abort(pair)
-
-    async def _answers(
-        self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, pair: set[asyncio.StreamWriter]
-    ) -> None:
-        while data := await server.read(65_536):
-            if self.mode == "lose_answers":
-                break
-            if self.mode != "silent":
-                to_client.write(data)
-        self._abort(pair)
-
-    @staticmethod
-    def _abort(pair: set[asyncio.StreamWriter]) -> None:
-        for writer in pair:
-            writer.transport.abort()
-
-
-@contextlib.asynccontextmanager
-async def tcp_proxy(target_port: int) -> AsyncIterator[TcpProxy]:
-    proxy = TcpProxy(target_port)
-    server = await proxy.serve()
-    try:
-        yield proxy
-    finally:
-        server.close()
-        proxy.cut()
-        await server.wait_closed()
+__all__ = ["Mode", "TcpProxy", "tcp_proxy"]

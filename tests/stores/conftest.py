@@ -19,8 +19,10 @@ from cluster.stores.base import Store
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
 from cluster.stores.sqlite import SqliteStore
+from tests.services.cassandra import cassandra_server
 from tests.services.mariadb import mariadb_server
 from tests.services.postgres import postgres_server
+from tests.stores.keyspace import Keyspace
 from tests.stores.servers import Database, MariadbDatabase, PostgresDatabase
 
 
@@ -103,8 +105,14 @@ def mariadb() -> Iterator[Database]:
         yield MariadbDatabase(server, "test")
 
 
+@pytest.fixture(scope="session")
+def cassandra() -> Iterator[Keyspace]:
+    with cassandra_server() as server:
+        yield Keyspace(server, "test")
+
+
 @asynccontextmanager
-async def _on_server(database: Database) -> AsyncIterator[Engine]:
+async def _on_server(database: Database | Keyspace) -> AsyncIterator[Engine]:
     await database.upgrade()
     await database.empty()
     async with _opened(database.store, survives=True) as engine:
@@ -114,8 +122,13 @@ async def _on_server(database: Database) -> AsyncIterator[Engine]:
 SERVER_ENGINES: dict[str, Callable[[Any], AbstractAsyncContextManager[Engine]]] = {
     "postgres": _on_server,
     "mariadb": _on_server,
+    "cassandra": _on_server,
 }
-_PARAMS = [*ENGINES, *(pytest.param(name, marks=getattr(pytest.mark, name)) for name in SERVER_ENGINES)]
+_MARKED = ("postgres", "mariadb")  # those named in pyproject.toml
+_PARAMS = [
+    *ENGINES,
+    *(pytest.param(name, marks=[getattr(pytest.mark, name)] if name in _MARKED else []) for name in SERVER_ENGINES),
+]
 
 
 @pytest_asyncio.fixture(params=_PARAMS)
@@ -140,3 +153,11 @@ async def database(request: pytest.FixtureRequest) -> Database:
     await found.upgrade()
     await found.empty()
     return found
+
+
+@pytest_asyncio.fixture
+async def keyspace(cassandra: Keyspace) -> Keyspace:
+    """A Cassandra with our tables in it, empty."""
+    await cassandra.upgrade()
+    await cassandra.empty()
+    return cassandra

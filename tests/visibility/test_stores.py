@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,12 +15,6 @@ from cluster.visibility.search_attributes import AttributeType, Schema
 from cluster.visibility.sqlite import SqliteVisibility
 from cluster.visibility.sqlite_schema import SchemaMismatch
 from tests.visibility.rows import DAY_ONE, NAMESPACE, SCHEMA, SECOND_NS, attributes, ids, opened, row
-
-
-@pytest.fixture(params=["memory", "sqlite", "sqlite-memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[VisibilityStore]:
-    async with contextlib.AsyncExitStack() as stack:
-        yield await stack.enter_async_context(opened(request.param, tmp_path))
 
 
 async def test_an_older_row_never_replaces_a_newer_one(store: VisibilityStore) -> None:
@@ -65,6 +57,19 @@ async def test_open_runs_come_first_then_the_latest_close(store: VisibilityStore
     assert await ids(store, "") == expected
     assert await ids(store, "", page_size=1) == expected
     assert await ids(store, "ORDER BY WorkflowId DESC", page_size=2) == sorted(expected, reverse=True)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 7, 19, 20, 100])
+async def test_runs_with_equal_times_come_by_run_and_workflow_id_wherever_a_page_ends(
+    store: VisibilityStore, page_size: int
+) -> None:
+    numbers = [*range(9, -1, -1), *range(10, 20)]
+    tied = [row(f"w{number}", run_id=f"r{number // 2:02}", close_time=DAY_ONE + 1) for number in numbers]
+    around = [row("open"), row("last", close_time=DAY_ONE)]
+    await store.upsert([*tied, *around])
+    expected = [one.workflow_id for one in sorted(tied, key=lambda one: (one.run_id, one.workflow_id))]
+    assert await ids(store, "", page_size) == ["open", *expected, "last"]
+    assert await ids(store, "WorkflowType = 'Transfer'", page_size) == ["open", *expected, "last"]
 
 
 async def test_runs_without_the_attribute_come_last_in_either_direction(store: VisibilityStore) -> None:

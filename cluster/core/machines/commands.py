@@ -120,9 +120,21 @@ def check_search_attributes(c: Completion, attributes: Any) -> None:
         raise BadCommand(bad, str(error)) from error
 
 
+# Nexus operations have their machine, and nobody yet who delivers them: until then their commands are unknown, as what closes
+# a run owes no callback.
+NEXUS_IS_SERVED = False
+_OF_NEXUS = frozenset(
+    (CommandType.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION, CommandType.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION)
+)
+
 CommandHandler = Callable[[Completion, Command], None]
 COMMANDS: dict[int, CommandHandler] = {}
 C = TypeVar("C", bound=CommandHandler)
+
+
+def is_served(command_type: int) -> bool:
+    """Whether a worker may wish for this."""
+    return command_type in COMMANDS and (NEXUS_IS_SERVED or command_type not in _OF_NEXUS)
 
 
 def command(command_type: CommandType.ValueType) -> Callable[[C], C]:

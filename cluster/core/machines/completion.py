@@ -19,7 +19,7 @@ from cluster.core.entry import StickyNote
 from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found
 from cluster.core.events import duration_ns
 from cluster.core.machines import lifecycle, update, workflow_task
-from cluster.core.machines.commands import COMMANDS, BadCommand, Completion
+from cluster.core.machines.commands import COMMANDS, BadCommand, Completion, is_served
 from cluster.core.state import RunState, Status, TaskType, UpdateStage
 from cluster.core.transition import Transition
 
@@ -99,7 +99,7 @@ def decide_failed(t: Transition, request: RespondWorkflowTaskFailedRequest) -> N
 def check_sequence(commands: list[Command]) -> None:
     """Raises CallerError: a command nobody knows, or one behind the end of the run."""
     for one in commands:
-        if one.command_type not in COMMANDS:
+        if not is_served(one.command_type):
             raise invalid_argument(f"unknown command type: {_name(one)}")
     for one in commands[:-1]:
         if one.command_type in CLOSING:

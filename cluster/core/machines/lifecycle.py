@@ -36,9 +36,9 @@ from temporalio.api.workflow.v1 import VersioningOverride
 from cluster.core.entry import CancelNote
 from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found, resource_exhausted
 from cluster.core.events import timestamp_ns
-from cluster.core.machines import workflow_task
+from cluster.core.machines import callback, workflow_task
 from cluster.core.machines.started import take_links, take_started
-from cluster.core.state import Callback, RequestSeen, RunState, Status
+from cluster.core.state import RequestSeen, RunState, Status
 from cluster.core.table import Table, applies, on_flush
 from cluster.core.transition import Transition
 
@@ -128,9 +128,7 @@ def _options_updated(
     if attributes.attached_request_id:
         state.request_ids[attributes.attached_request_id] = RequestSeen(event.event_type, event.event_id)
     at = timestamp_ns(event.event_time)
-    for callback in attributes.attached_completion_callbacks:
-        encoded = callback.SerializeToString(deterministic=True)
-        state.callbacks.append(Callback(encoded, at, request_id=attributes.attached_request_id))
+    callback.take_attached(state, attributes.attached_completion_callbacks, at, attributes.attached_request_id)
     take_links(state, event)
 
 
@@ -160,27 +158,32 @@ def _unpaused(state: RunState, event: HistoryEvent, attributes: WorkflowExecutio
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED)
 def _completed(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionCompletedEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionCompleted", Status.COMPLETED, attributes.new_execution_run_id)
+    callback.take_close(state, RetryState.RETRY_STATE_UNSPECIFIED)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_FAILED)
 def _failed(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionFailedEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionFailed", Status.FAILED, attributes.new_execution_run_id)
+    callback.take_close(state, attributes.retry_state)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TIMED_OUT)
 def _timed_out(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionTimedOutEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionTimedOut", Status.TIMED_OUT, attributes.new_execution_run_id)
+    callback.take_close(state, attributes.retry_state)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCELED)
 def _canceled(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionCanceledEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionCanceled", Status.CANCELED, "")
+    callback.take_close(state, RetryState.RETRY_STATE_UNSPECIFIED)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED)
 def _terminated(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionTerminatedEventAttributes) -> None:
     _closed(state, event, "WorkflowExecutionTerminated", Status.TERMINATED, "")
     state.is_reset_away = attributes.identity == RESETTER
+    callback.take_close(state, RetryState.RETRY_STATE_UNSPECIFIED)
 
 
 @applies(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CONTINUED_AS_NEW)
@@ -198,7 +201,8 @@ def _closed(state: RunState, event: HistoryEvent, trigger: str, status: Status, 
     state.closed_at = timestamp_ns(event.event_time)
     state.close_event_id = event.event_id
     state.new_run_id = new_run_id
-    # What was outstanding towards workers is over; children, parent and callbacks are still owed.
+    # What was outstanding towards workers is over; children, parent and callbacks are still owed. Nexus operations are nobody's
+    # any more, and are still told to who asks about the run.
     state.task = None
     state.activities.clear()
     state.activity_ids.clear()

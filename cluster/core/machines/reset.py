@@ -24,7 +24,7 @@ from temporalio.api.update.v1 import Request
 from cluster.core.entry import ActivityNote, OutboxNote, RequestIdNote, TaskNote
 from cluster.core.errors import invalid_argument
 from cluster.core.events import attributes_of
-from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.machines import lifecycle, nexus_operation, workflow_task
 from cluster.core.state import RunState, Status, encode_state
 from cluster.core.transition import Transition
 
@@ -37,6 +37,16 @@ CHILD_NEWS = frozenset(
         EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_CANCELED,
         EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TIMED_OUT,
         EventType.EVENT_TYPE_CHILD_WORKFLOW_EXECUTION_TERMINATED,
+    )
+)
+
+NEXUS_NEWS = frozenset(
+    (
+        EventType.EVENT_TYPE_NEXUS_OPERATION_STARTED,
+        EventType.EVENT_TYPE_NEXUS_OPERATION_COMPLETED,
+        EventType.EVENT_TYPE_NEXUS_OPERATION_FAILED,
+        EventType.EVENT_TYPE_NEXUS_OPERATION_CANCELED,
+        EventType.EVENT_TYPE_NEXUS_OPERATION_TIMED_OUT,
     )
 )
 
@@ -126,7 +136,8 @@ def excluded(request: Any) -> set[int]:
 
 
 def reapply(t: Transition, request: Any, later: list[HistoryEvent]) -> None:
-    """Signals and updates that came after the reset point, in their order, unless they are excluded; and news of children."""
+    """Signals, updates and news of Nexus operations that came after the reset point, in their order, unless they are excluded;
+    and news of children, changed options and attached callbacks."""
     without = excluded(request)
     for event in later:
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED:
@@ -141,8 +152,29 @@ def reapply(t: Transition, request: Any, later: list[HistoryEvent]) -> None:
             and EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_UPDATE not in without
         ):
             _readmit(t, event.workflow_execution_update_admitted_event_attributes.request)
+        elif event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED:
+            _options_again(t, event)
         elif event.event_type in CHILD_NEWS:
             _child_news(t, event)
+        elif event.event_type in NEXUS_NEWS and EXCLUDE.RESET_REAPPLY_EXCLUDE_TYPE_NEXUS not in without:
+            _nexus_news(t, event)
+
+
+def _options_again(t: Transition, event: HistoryEvent) -> None:
+    """Who attached a callback still waits for the end of the work; operators' wishes stay."""
+    attributes = event.workflow_execution_options_updated_event_attributes
+    if attributes.attached_request_id in t.state.request_ids:
+        return
+    t.add(event.event_type, attributes, links=event.links, worker_may_ignore=True)
+
+
+def _nexus_news(t: Transition, event: HistoryEvent) -> None:
+    """An operation of the shared prefix told its news to the base run. A later one is scheduled again by the workflow."""
+    attributes: Any = attributes_of(event)
+    operation = nexus_operation.expected(t.state, attributes.scheduled_event_id, attributes.request_id)
+    is_start = event.event_type == EventType.EVENT_TYPE_NEXUS_OPERATION_STARTED
+    if operation is not None and not (is_start and operation.is_started):
+        t.add(event.event_type, attributes, links=event.links)
 
 
 def _child_news(t: Transition, event: HistoryEvent) -> None:

@@ -43,7 +43,7 @@ from cluster.core.cron import next_cron_backoff
 from cluster.core.entry import RequestIdNote
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import duration, duration_ns, timestamp
-from cluster.core.machines import lifecycle, workflow_task
+from cluster.core.machines import callback, lifecycle, workflow_task
 from cluster.core.retry import with_defaults
 from cluster.core.state import ParentLink, RunState, Status
 from cluster.core.transition import Context, Transition
@@ -118,6 +118,7 @@ def begin_run(
     eager_identity: whom the first task goes to with the reply; empty = it is offered on the task queue.
     """
     t = Transition.of_new_run(namespace_id, request.workflow_id, run_id, context)
+    callback.check(request.completion_callbacks, context.limits)
     attributes = started_attributes(request, run_id, context.limits)
     if parent is not None:
         attributes.parent_workflow_namespace = parent.namespace
@@ -155,7 +156,7 @@ def first_task(t: Transition) -> None:
 
 def own_links(links: Sequence[Link], callbacks: Sequence[Callback]) -> list[Link]:
     """The links that no callback of the same request carries already: they are shown once."""
-    return [link for link in links if not any(link in callback.links for callback in callbacks)]
+    return [link for link in links if not any(link in one.links for one in callbacks)]
 
 
 def add_started(
@@ -183,19 +184,15 @@ def attach(
 ) -> None:
     """A start that uses the existing run leaves on it what its on_conflict_options say."""
     lifecycle.require_open(t.state)
-    if callbacks and len(t.state.callbacks) + len(callbacks) > t.context.limits.callbacks_per_run_max:
-        raise CallerError(
-            Code.FAILED_PRECONDITION,
-            f"cannot attach more than {t.context.limits.callbacks_per_run_max} callbacks to a workflow "
-            f"({len(t.state.callbacks)} callbacks already attached)",
-        )
+    callback.check_room(t.state, len(callbacks), t.context.limits)
+    callback.check(callbacks, t.context.limits)
     if not (attach_request_id or callbacks or links):
         return
     t.add(
         EventType.EVENT_TYPE_WORKFLOW_EXECUTION_OPTIONS_UPDATED,
         WorkflowExecutionOptionsUpdatedEventAttributes(
             attached_request_id=request_id if attach_request_id else "",
-            attached_completion_callbacks=callbacks,
+            attached_completion_callbacks=callback.as_kept(callbacks),
             identity=identity,
         ),
         links=own_links(links, callbacks),
@@ -224,7 +221,7 @@ def started_attributes(
         cron_schedule=request.cron_schedule,
         first_workflow_task_backoff=request.workflow_start_delay if request.HasField("workflow_start_delay") else duration(0),
         workflow_id=request.workflow_id,
-        completion_callbacks=request.completion_callbacks,
+        completion_callbacks=callback.as_kept(request.completion_callbacks),
         header=request.header if request.HasField("header") else None,
     )
     for field in ("input", "memo", "search_attributes", "versioning_override", "priority"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionStartedEventAttributes
 
 from cluster.core.events import duration_ns, timestamp_ns
-from cluster.core.state import Callback, ParentLink, ResetPoint, RunState, Status
+from cluster.core.machines import callback
+from cluster.core.state import ParentLink, ResetPoint, RunState, Status
 
 
 def take_started(state: RunState, event: HistoryEvent, attributes: WorkflowExecutionStartedEventAttributes) -> None:
@@ -50,8 +51,7 @@ def take_started(state: RunState, event: HistoryEvent, attributes: WorkflowExecu
         state.priority = a.priority.SerializeToString(deterministic=True)
     if a.HasField("versioning_override"):
         state.versioning_override = a.versioning_override.SerializeToString(deterministic=True)
-    for callback in a.completion_callbacks:
-        state.callbacks.append(Callback(callback.SerializeToString(deterministic=True), state.started_at))
+    callback.take_attached(state, a.completion_callbacks, state.started_at)
     for point in a.prev_auto_reset_points.points:
         state.reset_points.append(
             ResetPoint(

@@ -23,7 +23,6 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import ResetPointInfo, ResetPoints
 
 from cluster.core.cron import CronError, next_cron_backoff
-from cluster.core.entry import CallbackNote
 from cluster.core.events import SECOND_NS, duration, duration_ns, timestamp, timestamp_or_none
 from cluster.core.machines.start import add_started, first_task, task_timeout_ns
 from cluster.core.retry import next_backoff, next_retry_delay_of, with_defaults
@@ -174,8 +173,6 @@ def _begin(
     successor = Transition.of_new_run(state.namespace_id, state.workflow_id, run_id, t.context)
     links = [Link.FromString(link) for link in state.links[: state.start_link_count]]
     add_started(successor, attributes, state.start_request_id, links=links)
-    for index, callback in enumerate(callbacks):  # request ids and registration times outlive the run
-        successor.note(CallbackNote(index, callback))
     first_task(successor)
     return successor
 

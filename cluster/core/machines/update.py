@@ -161,7 +161,8 @@ def admit(t: Transition, request: Request) -> bool:
         raise failed_precondition(TOO_MANY_UPDATES.format(limits.updates_total_max))
     TABLE.step("none", "admitted")
     encoded = request.SerializeToString(deterministic=True)
-    t.note(UpdateNote(Update(update_id, UpdateStage.ADMITTED, request=encoded, admitted_at=t.now)))
+    count = state.transition_count + 1  # as it will be
+    t.note(UpdateNote(Update(update_id, UpdateStage.ADMITTED, encoded, admitted_at=t.now, admitted_transition=count)))
     workflow_task.schedule(t, speculative=True)
     return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -40,9 +40,9 @@ def task_queue_handlers(services: Services) -> dict[str, Handler]:
     }
 
 
-def _plain(answer: Callable[[Any, Any], Message]) -> Handler:
+def _plain(answer: Callable[[Any, Any], Awaitable[Message]]) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
-        return answer(call.record, request)
+        return await answer(call.record, request)
 
     return handle
 
@@ -52,7 +52,7 @@ def _count_workers(services: Services) -> Handler:
         assert call.record is not None
         count, token = 0, b""
         while True:
-            page = services.matching.list_workers(
+            page = await services.matching.list_workers(
                 call.record,
                 api.ListWorkersRequest(
                     namespace=request.namespace, query=request.query, page_size=_PAGE_ROWS, next_page_token=token
@@ -67,28 +67,32 @@ def _count_workers(services: Services) -> Handler:
 
 
 def _update_config(services: Services) -> Handler:
-    """Durable first: what the registry refuses, matching must not apply. Matching makes the new configuration, so it is asked
-    first and told the old one again if the registry did not take it."""
+    """Matching makes the new configuration from what is stored, since another node may have changed it; if the registry does not
+    take it, matching is told the stored one again. Other nodes hear of it when it is durable."""
 
     async def handle(call: Call, request: Any) -> Message | bytes:
         assert call.record is not None
         if request.task_queue_type == TaskQueueType.TASK_QUEUE_TYPE_UNSPECIFIED:
             request.task_queue_type = TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW  # as elsewhere; so that one queue has one row
-        response = services.matching.update_task_queue_config(call.record, request)
+        matching = services.matching
         key = _registry_id(call.record.id, request.task_queue, request.task_queue_type)
         row = await services.store.metadata_get(CONFIG_KIND, key)
         version = 0 if row is None else row.version
-        data = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), _bytes(response.config)))
         none = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), b""))
+        if row is not None:
+            _apply(matching, row.data)
+        response = await matching.update_task_queue_config(call.record, request)
+        data = msgspec.msgpack.encode((call.record.id, request.task_queue, int(request.task_queue_type), _bytes(response.config)))
         try:
             taken = await services.store.metadata_put(CONFIG_KIND, key, data, version)
         except StoreError:
-            _apply(services.matching, none if row is None else row.data)
+            _apply(matching, none if row is None else row.data)
             raise
         if taken is None:
             row = await services.store.metadata_get(CONFIG_KIND, key)
-            _apply(services.matching, none if row is None else row.data)
+            _apply(matching, none if row is None else row.data)
             raise unavailable("the task queue's configuration was changed by somebody else at the same time, please retry")
+        await matching.task_queue_config_changed()
         return response
 
     return handle
@@ -110,6 +114,6 @@ def _apply(matching: MatchingPort, data: bytes) -> None:
 
 
 async def load_task_queue_configs(store: Store, matching: MatchingPort) -> None:
-    """At start, so that rate limits survive it."""
+    """At start, so that rate limits survive it, and when another node has changed one."""
     for row in await store.metadata_list(CONFIG_KIND):
         _apply(matching, row.data)

@@ -147,6 +147,6 @@ def _query_completed(services: Services) -> Handler:
             request.ClearField("query_result")
             request.completed_type = QueryResultType.QUERY_RESULT_TYPE_FAILED
             request.error_message = "Blob data size exceeds limit."
-        return services.matching.respond_query_task_completed(call.record, token.encode(), request)
+        return await services.matching.respond_query_task_completed(call.record, token.encode(), request)
 
     return handle

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from temporalio.api.common.v1 import Callback as PublicCallback
 from temporalio.api.common.v1 import Payload, Priority, WorkflowExecution, WorkflowType
 from temporalio.api.enums.v1 import (
-    CallbackState,
     EventType,
     ParentClosePolicy,
     PendingWorkflowTaskState,
     TaskQueueKind,
     WorkflowExecutionStatus,
 )
-from temporalio.api.failure.v1 import Failure
 from temporalio.api.sdk.v1 import UserMetadata
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflow.v1 import (
-    CallbackInfo,
     PendingChildExecutionInfo,
     PendingWorkflowTaskInfo,
     WorkflowExecutionConfig,
@@ -30,6 +26,7 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 from cluster.core.events import duration, duration_or_none, timestamp
 from cluster.core.machines import lifecycle
 from cluster.core.machines.activity_pending import pending_info
+from cluster.core.machines.nexus_pending import callback_infos, pending_operations
 from cluster.core.state import RunState
 from cluster.history.shard import Shard
 
@@ -68,8 +65,8 @@ def description(state: RunState, now: int) -> DescribeWorkflowExecutionResponse:
                 attempt=task.attempt,
             )
         )
-    for callback in state.callbacks:
-        response.callbacks.append(_callback(callback))
+    response.pending_nexus_operations.extend(pending_operations(state))
+    response.callbacks.extend(callback_infos(state))
     return response
 
 
@@ -151,20 +148,3 @@ def _extended(state: RunState) -> WorkflowExecutionExtendedInfo:
         extended.pause_info.reason = state.pause_reason
         extended.pause_info.paused_time.CopyFrom(timestamp(state.paused_at))
     return extended
-
-
-def _callback(callback: Any) -> CallbackInfo:
-    info = CallbackInfo(
-        callback=PublicCallback.FromString(callback.callback),
-        registration_time=timestamp(callback.registered_at),
-        state=CallbackState.ValueType(callback.state),
-        attempt=callback.attempt,
-    )
-    info.trigger.workflow_closed.SetInParent()
-    if callback.last_attempt_at:
-        info.last_attempt_complete_time.CopyFrom(timestamp(callback.last_attempt_at))
-    if callback.next_attempt_at:
-        info.next_attempt_schedule_time.CopyFrom(timestamp(callback.next_attempt_at))
-    if callback.last_failure:
-        info.last_attempt_failure.CopyFrom(Failure.FromString(callback.last_failure))
-    return info
