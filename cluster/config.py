@@ -36,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     search_attribute_bytes_max: int = 2 * KIB  # frontend.searchAttributesSizeOfValueLimit
     search_attributes_bytes_max: int = 40 * KIB  # frontend.searchAttributesTotalSizeLimit
     history_page_events_max: int = 256  # frontend.historyMaxPageSize
+    history_page_bytes_max: int = 4 * MIB  # a page ends before the event that would go beyond; one event is always a page
     visibility_page_rows_max: int = 1_000  # frontend.visibilityMaxPageSize
     history_long_poll_ns: int = 20 * SECOND_NS  # history.longPollExpirationInterval
     workflow_task_timeout_default_ns: int = 10 * SECOND_NS

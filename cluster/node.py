@@ -257,7 +257,7 @@ class Node:
         up to drain_s for the rest."""
         if not hasattr(self, "frontend"):
             return
-        if hands_over and not self.peers.is_alone:
+        if hands_over and self.peers.has_heirs:
             await self.assembly.hand_over(self.place.leaving, self.config.hand_over_s)
         if self._transport is not None:
             await self._transport.say_not_serving()

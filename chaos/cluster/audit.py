@@ -18,7 +18,9 @@ from chaos.cluster.stored import disagreements
 from chaos.crash.collect import ListedRun, as_json, count_runs, fetch_histories, list_runs
 from chaos.crash.verdict import judge
 
-LOST_LEASE = "LeaseLost"  # in a node's log: an append of its own was refused by the store's fence
+# In a node's log: the store's fence refused a write, since somebody else had taken the shard.
+REFUSED_WRITE = "LeaseLost"
+REFUSED_APPEND = "is not the next position"  # of those the appends, as the SQL stores put it
 
 
 async def audit(stage: Stage) -> None:
@@ -82,10 +84,11 @@ async def _stored(stage: Stage, runs_count: int) -> None:
         stage.report.violate("stored_state_is_the_fold", f"{count} stored runs, but {runs_count} histories")
 
 
-def late_appends(stage: Stage) -> dict[str, int]:
-    """node id -> how often its log says that the store refused its write, because somebody else had its shard."""
+def refused_writes(stage: Stage) -> dict[str, tuple[int, int]]:
+    """node id -> how often its log tells that the fence refused a write of its, and how many of these were appends."""
     logs = {node.node_id: node.log for node in stage.region.nodes.nodes if node.log.exists()}
-    return {node_id: log.read_text(errors="replace").count(LOST_LEASE) for node_id, log in logs.items()}
+    texts = {node_id: log.read_text(errors="replace") for node_id, log in logs.items()}
+    return {node_id: (text.count(REFUSED_WRITE), text.count(REFUSED_APPEND)) for node_id, text in texts.items()}
 
 
 def _summarise(stage: Stage, histories: list[RunHistory], bank: dict[str, int]) -> None:
@@ -100,6 +103,6 @@ def _summarise(stage: Stage, histories: list[RunHistory], bank: dict[str, int]) 
         "worker kills": stage.worker_kills,
         "activities retried": bank["activities retried"],
         "bank movements repeated": bank["movements repeated"],
-        "appends refused by the fence": late_appends(stage),
+        "writes refused by the fence, appends of them": refused_writes(stage),
         "answers with an error": dict(sorted(requests.errors_count.items())),
     }

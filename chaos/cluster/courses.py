@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from chaos.cluster.audit import late_appends
+from chaos.cluster.audit import refused_writes
 from chaos.cluster.faults import KINDS, Faults
 from chaos.cluster.plan import FaultRecord, parts
 from chaos.cluster.stage import Stage
@@ -84,7 +84,8 @@ def _figures_of_faults(stage: Stage, faults: Faults) -> None:
     too_little = [name for name in faults.kinds if not counts[name]] if stage.plan.faults >= 20 else []
     if too_little:
         report.violate("minimum_work", f"never happened: {', '.join(too_little)}")
-    if counts["freeze"] >= 3 and not sum(late_appends(stage).values()):
+    refused = refused_writes(stage).values()
+    if counts["freeze"] >= 3 and not sum(appends if stage.plan.store != "cassandra" else writes for writes, appends in refused):
         report.violate("minimum_work", "no append of a stale owner was refused: the fence was not tried")
     if not alone and stage.plan.faults >= 6:
         report.violate("minimum_work", "no node was killed with nothing else broken: recovery was not measured")

@@ -6,13 +6,16 @@ import argparse
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+from chaos.sim import peer_faults, store_faults
+from chaos.sim.canonical import STORIES
+from chaos.sim.one_fault import Report
 from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
-from chaos.sim.store_faults import STORIES, run_all
 from chaos.sim.story import Result, run_seed
 from chaos.sim.tally import Tally
 
+TARGETS = {"store-faults": "a store call", "peer-faults": "a call between nodes"}
 SHOWN_VIOLATIONS_MAX = 5
 
 
@@ -31,9 +34,10 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--without", choices=sorted(SAFEGUARDS))
     one.add_argument("--nodes", type=int, help="so many nodes, instead of what the seed draws")
-    faults = verbs.add_parser("store-faults", help="every store fault at every call index of the canonical workflows")
-    faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
-    faults.add_argument("--every", type=int, default=1, help="take one call index in so many")
+    for what, target in TARGETS.items():
+        faults = verbs.add_parser(what, help=f"every fault of {target} at every call index of the canonical workflows")
+        faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
+        faults.add_argument("--every", type=int, default=1, help="take one call index in so many")
     guards = verbs.add_parser("safeguards", help="remove each safeguard in turn: some seed must find it")
     guards.add_argument("--seeds", type=int, default=60)
     guards.add_argument("--only", choices=sorted(SAFEGUARDS), action="append")
@@ -42,8 +46,9 @@ def main(arguments: Sequence[str]) -> int:
         return _run(given.first, given.seeds, given.jobs, given.without, given.hashes, given.nodes)
     if given.verb == "one":
         return _one(given.seed, given.without, given.nodes)
-    if given.verb == "store-faults":
-        return _store_faults(given.only or sorted(STORIES), given.every)
+    if given.verb in TARGETS:
+        run_all = store_faults.run_all if given.verb == "store-faults" else peer_faults.run_all
+        return _faults(given.only or sorted(STORIES), given.every, run_all)
     return _safeguards(given.only or list(SAFEGUARDS), given.seeds)
 
 
@@ -100,8 +105,8 @@ def _one(seed: int, safeguard: str | None, nodes: int | None) -> int:
     return 1 if result.violations else 0
 
 
-# --- store faults, safeguards -----------------------------------------------------------------------------------------------
-def _store_faults(names: Sequence[str], every: int) -> int:
+# --- one fault, safeguards -----------------------------------------------------------------------------------------------
+def _faults(names: Sequence[str], every: int, run_all: Callable[[str, int], Report]) -> int:
     failures = tries = 0
     for name in names:
         began = time.monotonic()
@@ -109,7 +114,7 @@ def _store_faults(names: Sequence[str], every: int) -> int:
         tries += report.tries_count
         failures += len(report.failures)
         print(
-            f"{name:22} {report.calls_count:4} store calls, {report.tries_count:4} faults tried, "
+            f"{name:22} {report.calls_count:4} calls, {report.tries_count:4} faults tried, "
             f"{len(report.failures)} failing, {time.monotonic() - began:.1f} s"
         )
         for failure in report.failures[:SHOWN_VIOLATIONS_MAX]:

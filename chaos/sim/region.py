@@ -20,6 +20,7 @@ from chaos.sim.faults import FaultPlan, SimStore
 from chaos.sim.loop import running_loop
 from chaos.sim.network import Fabric
 from chaos.sim.nodes import NodeDied, NodeSlot, Wire
+from chaos.sim.peer_calls import PeerPlan, make_faulty
 from chaos.sim.rand import SimClock, SimIds
 from chaos.sim.registry import SimEtcd, SimMembership
 from cluster.assembly import Assembly, Seams, Settings
@@ -61,6 +62,7 @@ class Plans:
     torn_checkpoints: FaultPlan
     links: FaultPlan
     registry: FaultPlan
+    peers: PeerPlan
 
 
 class SimNode:
@@ -112,10 +114,11 @@ class SimNode:
             self.host, "", ROLES, "", "simulated", identity.shard_count, identity.cluster_id, self.clock.now_ns(), self.ids.uuid()
         )
         peers = await self.place.open(me, f"{self.host}:{PORT}", self._find_members)
-        self.assembly.connect(peers)
         if self.region.is_cluster:
+            make_faulty(peers, self.region.plans.peers, self.region.world.streams(f"peer faults of {self.host} life {self.life}"))
             peers.on_ring(self._ring_changed)
             self.spawn(self._until_expelled(), "expelled")
+        self.assembly.connect(peers)
         await self.assembly.start(self.place.ready)
         self.frontend = self.assembly.front(LoopbackOnly())
 
@@ -158,7 +161,7 @@ class SimNode:
 
     async def stop(self) -> None:
         """As on SIGTERM: hand over, drain, then close in good order."""
-        if not self.place.peers.is_alone:
+        if self.place.peers.has_heirs:
             await self.assembly.hand_over(self.place.leaving, HAND_OVER_S)
         self.frontend.drain.begin()
         self.assembly.matching.drain()

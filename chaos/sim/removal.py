@@ -1,7 +1,8 @@
 """Safeguards of the server, each removed in turn: a simulator that stays green without one of them has a hole.
 
 A safeguard is a named patch of the running program. `find_hole` runs seeds without it until one shows a violation that the same
-seed does not show with it; if none does, store faults of the canonical workflows are tried too.
+seed does not show with it; if none does, single faults in the canonical workflows are tried too: of store calls, in a cluster of
+calls between nodes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from chaos.sim.store_faults import STORIES, run_all
+from chaos.sim.canonical import STORIES
+from chaos.sim.one_fault import run_all
+from chaos.sim.peer_faults import PEERS
+from chaos.sim.store_faults import STORE
 from chaos.sim.story import run_seed
 
 Put = Callable[[Any, str, Any], None]
@@ -62,11 +66,10 @@ def find_hole(name: str, seeds: Iterable[int]) -> Found | None:
             violations = run_seed(seed, nodes=nodes).violations
         if violations and not run_seed(seed, nodes=nodes).violations:
             return Found(f"seed {seed}", violations[0])
-    if nodes > 1:
-        return None
+    target = PEERS if nodes > 1 else STORE
     for story in STORIES:
         with removed(name):
-            failures = run_all(story, every=3).failures
-        if failures and not run_all(story, every=3).failures:
-            return Found("store faults", failures[0])
+            failures = run_all(target, story, every=3).failures
+        if failures and not run_all(target, story, every=3).failures:
+            return Found(f"one fault in {story}", failures[0])
     return None

@@ -22,6 +22,7 @@ from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw
 from chaos.sim.logs import errors_collected
 from chaos.sim.loop import running_loop, simulate
 from chaos.sim.network import LinkFault
+from chaos.sim.peer_calls import PeerFault, drawn
 from chaos.sim.programs import RELEASE, payloads
 from chaos.sim.rand import Streams
 from chaos.sim.region import Plans
@@ -93,6 +94,7 @@ class Story:
         self.visibility_faults = FaultPlan(streams("index faults"), {VISIBILITY_DOWN: draw.choice([0.0, 0.1, 0.9])})
         self.torn_checkpoints = FaultPlan(streams("torn checkpoints"), {TORN_CHECKPOINT: draw.choice([0.0, 0.01, 0.1])})
         self.link_faults = FaultPlan(streams("link faults"), draw_rates(streams("link rates"), LinkFault, 0.001, 0.03))
+        self.peer_faults = FaultPlan(streams("peer faults"), draw_rates(streams("peer rates"), PeerFault, 0.001, 0.05))
         registry_rates = draw_rates(streams("registry rates"), RegistryFault, 0.002, 0.1)
         self.registry_faults = FaultPlan(streams("registry faults"), registry_rates)
         self.forget_every_s = draw.choice([0.0, 5.0])
@@ -103,6 +105,7 @@ class Story:
             self.torn_checkpoints,
             self.link_faults,
             self.registry_faults,
+            drawn(self.peer_faults),
         )
         self.world = World(streams, draw_config(streams("config"), nodes), plans)
         self.trouble = Trouble(self.world, streams)
@@ -157,7 +160,10 @@ class Story:
             "worker": self.worker_faults,
             "visibility": self.visibility_faults,
             "torn": self.torn_checkpoints,
-        } | ({"link": self.link_faults, "registry": self.registry_faults} if self.trouble.is_cluster else {})
+        } | (self._cluster_plans() if self.trouble.is_cluster else {})
+
+    def _cluster_plans(self) -> dict[str, FaultPlan]:
+        return {"link": self.link_faults, "peer": self.peer_faults, "registry": self.registry_faults}
 
     # --- phases ---------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
@@ -242,6 +248,7 @@ class Story:
                 if self.chronicle.states[key].is_open and key not in released and await self._release(key):
                     released.add(key)
             await asyncio.sleep(RELEASE_EVERY_S)
+        await asyncio.sleep(0.5)  # a node hears of its last append a moment after the disk has it
         fed_until = running_loop().time() + FEED_S_MAX
         while not is_fed(self.world) and running_loop().time() < fed_until:
             await asyncio.sleep(0.5)

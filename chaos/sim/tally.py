@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN
 from chaos.sim.faults import ReplyFault, WorkerFault
 from chaos.sim.network import LinkFault
+from chaos.sim.peer_calls import PeerFault
 from chaos.sim.registry import RegistryFault
 from chaos.sim.story import Result
 from chaos.sim.trouble import OF_ONE_NODE, NodeTrouble
@@ -19,7 +20,7 @@ SEEDS_FOR_EVERY_KIND = 100
 KINDS_OF_ONE_NODE = frozenset(
     map(str, [*FaultKind, *ReplyFault, *WorkerFault, *OF_ONE_NODE, VISIBILITY_DOWN, TORN_CHECKPOINT])
 )
-KINDS = KINDS_OF_ONE_NODE | frozenset(map(str, [*NodeTrouble, *LinkFault, *RegistryFault]))
+KINDS = KINDS_OF_ONE_NODE | frozenset(map(str, [*NodeTrouble, *LinkFault, *PeerFault, *RegistryFault]))
 
 
 class Tally:

@@ -63,7 +63,7 @@ def count_transition(state: RunState, version: int) -> None:
     """One more transition, under this failover version: (count, version) names the state it has led to."""
     history, count = state.transition_history, state.transition_count
     if not history and count:
-        history.append((count, state.last_version))  # of a row that is older than this list
+        history.append((count, 0))  # the row is older than this list: there was but one version
     if history and history[-1][1] == version:
         history[-1] = (count + 1, version)
     elif history and history[-1][1] > version:

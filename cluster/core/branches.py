@@ -58,7 +58,7 @@ NOTHING = Head((), (), 0, b"")  # of a run that is not here
 def head_of(state: RunState) -> Head:
     transitions = tuple(state.transition_history)
     if not transitions and state.transition_count:
-        transitions = ((state.transition_count, state.last_version),)  # a row older than the list
+        transitions = ((state.transition_count, NOT_REPLICATED),)  # a row older than the list
     return Head(transitions, tuple(state.version_history), state.next_event_id - 1, state.history_hash)
 
 
@@ -114,7 +114,7 @@ def _last_common(one: Sequence[tuple[int, int]], other: Sequence[tuple[int, int]
 
 # --- which one it is ---------------------------------------------------------------------------------------------------
 
-Rank = tuple[int, int, int, int, Line, Line, bytes]
+Rank = tuple[int, int, int, int, Line, Line, int, bytes]
 
 
 def rank(head: Head) -> Rank:
@@ -130,6 +130,7 @@ def rank(head: Head) -> Rank:
         transition.number,
         head.versions,
         head.transitions,
+        head.last_event_id,
         head.history_hash,
     )
 

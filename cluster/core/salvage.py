@@ -1,17 +1,8 @@
 """What becomes of the branch (or the run) that lost: each of its events is one line of the ledger, with its outcome.
 
 What others did to the workflow (signals, updates, cancel requests, a termination, news of children and Nexus operations that
-the winner waits for) is appended to the winner once: `reapply`, in reapply.py. What the workflow and the server did by
-themselves is rolled back: the winner's workflow decides for itself. Activities run again, unless the namespace adopts results.
-
-outcome      what follows
-reapply      appended to the winner
-reset        the winner has closed: it is reset to its last workflow task, and this is appended there
-inbox        the winner has closed and is not reset: it waits for the next run of the workflow id (or its successor)
-duplicate    the winner has this very fact already
-merged       what it wanted is so in the winner, or another line brings it
-run again    an activity's result that is not taken over
-rolled back  it has not happened; the reason says what takes its place
+the winner waits for) is appended to the winner once: reapply.py. What the workflow and the server did by themselves is rolled
+back: the winner's workflow decides for itself. Activities run again, unless the namespace adopts results. Outcomes: ledger.py.
 
 Pure and deterministic. Salvaging the same branch again, or after it has grown, gives the same keys: nothing is appended twice.
 """
@@ -21,61 +12,17 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import Any, NamedTuple
 
-import msgspec
-from temporalio.api.enums.v1 import EventType, UpdateAdmittedEventOrigin
-from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionUpdateAdmittedEventAttributes
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.update.v1 import Request
 
-from cluster.core.apply import EVENT_NAMES
-from cluster.core.events import ATTRIBUTES_FIELD, attributes_of, parse_event
+from cluster.core.events import attributes_of, parse_event
+from cluster.core.ledger import REAPPLIED, LedgerLine, Outcome, Source, admitted_event, requested_update
 from cluster.core.machines import lifecycle, nexus_operation
 from cluster.core.state import RunState, UpdateStage
 from cluster.core.table import IllegalTransition
-
-
-class Outcome(StrEnum):
-    REAPPLY = "reapply"
-    RESET = "reset"
-    INBOX = "inbox"
-    DUPLICATE = "duplicate"
-    MERGED = "merged"
-    RUN_AGAIN = "run again"
-    ROLLED_BACK = "rolled back"
-
-
-REAPPLIED = frozenset((Outcome.REAPPLY, Outcome.RESET, Outcome.INBOX))
-
-
-class Source(StrEnum):
-    """Where the loser had it."""
-
-    EVENT = "event"
-    BUFFERED = "buffered"
-    UPDATE = "update"  # admitted by a note only
-
-
-class LedgerLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that the loser had and the winner's history has not, and what becomes of it."""
-
-    namespace_id: str
-    workflow_id: str
-    run_id: str  # the loser's
-    source: Source
-    number: int  # event id; of what was buffered or only admitted: which of them, from 0
-    version: int
-    event_type: int
-    outcome: Outcome
-    reason: str
-    key: str = ""  # request id by which the winner knows it, once it was appended
-    event: bytes = b""  # what is to be appended, encoded
-    started: bytes = b""  # of an adopted activity: its ActivityTaskStarted
-
-    @property
-    def name(self) -> str:
-        return EVENT_NAMES[self.event_type]
 
 
 class Fate(NamedTuple):
@@ -137,24 +84,6 @@ def _only_admitted(loser: RunState, common_transition: int, buffered_ids: set[st
         and one.update_id not in buffered_ids
         and not 0 < one.admitted_transition <= common_transition
     ]
-
-
-def admitted_event(request: Request, version: int = 0) -> HistoryEvent:
-    return HistoryEvent(
-        event_type=EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
-        version=version,
-        workflow_execution_update_admitted_event_attributes=WorkflowExecutionUpdateAdmittedEventAttributes(
-            request=request, origin=UpdateAdmittedEventOrigin.UPDATE_ADMITTED_EVENT_ORIGIN_REAPPLY
-        ),
-    )
-
-
-def requested_update(event: HistoryEvent) -> Request | None:
-    """The update that an admitted or accepted event is about; None if the event leaves it to an earlier one."""
-    if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED:
-        return event.workflow_execution_update_admitted_event_attributes.request
-    accepted = event.workflow_execution_update_accepted_event_attributes
-    return accepted.accepted_request if accepted.HasField("accepted_request") else None
 
 
 class _Case:
@@ -221,8 +150,8 @@ class _Case:
             return Fate(Outcome.REAPPLY, "appended to the winner", key)
         if self.can_be_reset:
             return Fate(Outcome.RESET, "the winner has closed: reset to its last workflow task", key)
-        if winner.new_run_id:
-            return Fate(Outcome.INBOX, f"the winner has closed: for its successor {winner.new_run_id}", key)
+        if successor := winner.new_run_id or winner.reset_run_id:
+            return Fate(Outcome.INBOX, f"the winner has closed: for its successor {successor}", key)
         return Fate(Outcome.INBOX, "the winner has closed: for the next run of the workflow id", key)
 
     def key(self, *what: object) -> str:

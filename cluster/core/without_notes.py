@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from temporalio.api.enums.v1 import NexusOperationCancellationState
+from temporalio.api.enums.v1 import EventType, NexusOperationCancellationState
 
 from cluster.core.nexus_state import NexusCancellation, NexusOperation
 from cluster.core.state import Activity, Callback, RunState, UpdateStage, WorkflowTask
@@ -12,7 +12,11 @@ _ANSWERED = (
     NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED,
     NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_FAILED,
 )
-_STARTED = 1  # EVENT_TYPE_WORKFLOW_EXECUTION_STARTED: its event does not tell the request id
+# Their events do not tell the request id; of an admitted update it is made by a salvage (reapply.py).
+_WITHOUT_REQUEST_ID = (
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
+)
 
 
 def without_notes(state: RunState) -> RunState:
@@ -30,7 +34,7 @@ def without_notes(state: RunState) -> RunState:
     bare.sticky_queue, bare.sticky_timeout_ns = "", 0
     bare.sdk_name, bare.sdk_version = "", ""
     # Request ids of starts and of deliveries are made by the region that acts.
-    bare.request_ids = {key: seen for key, seen in state.request_ids.items() if seen.event_type != _STARTED}
+    bare.request_ids = {key: seen for key, seen in state.request_ids.items() if seen.event_type not in _WITHOUT_REQUEST_ID}
     bare.start_request_id, bare.cancel_request_id = "", ""
     bare.children = {key: replace(one, request_id="") for key, one in state.children.items()} if state.is_open else {}
     bare.signals_out = {key: replace(one, request_id="") for key, one in state.signals_out.items()}

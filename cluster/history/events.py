@@ -43,6 +43,16 @@ async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: 
     return found + state_tail[: last - tail_first + 1]
 
 
+def page_end(events: list[bytes], bytes_max: int) -> int:
+    """How many of the events make a page: the first always, further ones while they fit."""
+    size = 0
+    for number, event in enumerate(events):
+        size += len(event)
+        if size > bytes_max and number:
+            return number
+    return len(events)
+
+
 async def disagreement(store: Store, shard: ShardId, run: Run) -> str:
     """Why the run's state is not the fold of its history, "" if it is: the check behind a sample of all loads."""
     state = run.state

@@ -55,6 +55,8 @@ class Journal:
         self.failure: StoreError | None = None
         self.entries_since_cut = 0
         self.bytes_since_cut = 0
+        self.appends_count = 0  # these two: how large groups are under load
+        self.appended_entries_count = 0
 
     @property
     def last_position(self) -> int:
@@ -139,6 +141,8 @@ class Journal:
                 return  # the shard was given up meanwhile
             self._groups.popleft()
             self.durable_position = group.position
+            self.appends_count += 1
+            self.appended_entries_count += len(group.entries)
             for waiter in group.waiters:
                 if not waiter.done():
                     waiter.set_result(None)

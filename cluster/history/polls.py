@@ -18,6 +18,7 @@ from cluster.core.errors import CallerError, Code
 from cluster.core.events import duration, join_framed, parse_event, timestamp
 from cluster.core.machines import activity, activity_calls, update, workflow_task
 from cluster.core.state import RunState
+from cluster.history.events import page_end
 from cluster.history.queries import send_buffered
 from cluster.history.run import Run
 from cluster.history.shard import Shard
@@ -69,14 +70,24 @@ async def workflow_task_answer(shard: Shard, run: Run, state: RunState, tokens: 
     """The encoded PollWorkflowTaskQueueResponse for the task that `state` shows as started."""
     answer, first, last = scalar_answer(shard, run, state, tokens, is_sticky=is_sticky)
     pending = [event.SerializeToString() for event in workflow_task.pending_events(state, state.last_version)]
-    page_events = shard.limits.history_page_events_max
-    if last - first + 1 > page_events:
-        token = HistoryPageToken(run.key.namespace_id, run.key.workflow_id, run.key.run_id, first + page_events, last)
-        answer.next_page_token = tokens.seal(Purpose.HISTORY_PAGE, token)
-        last, pending = first + page_events - 1, []
-    events = await shard.events(run, first, last)
+    events, rest = await first_page(shard, run, first, last, tokens)
+    if rest:
+        answer.next_page_token, pending = rest, []
     send_buffered(run, state, answer)
     return with_history(answer, join_framed(events + pending))
+
+
+async def first_page(shard: Shard, run: Run, first: int, last: int, tokens: Tokens) -> tuple[list[bytes], bytes]:
+    """Events from `first` on, as many as go into one answer, and the token of the rest (empty: that is all)."""
+    limits = shard.limits
+    events = await shard.events(run, first, min(last, first + limits.history_page_events_max - 1))
+    events = events[: page_end(events, limits.history_page_bytes_max)]
+    following = first + len(events)
+    if following > last:
+        return events, b""
+    key = run.key
+    token = HistoryPageToken(key.namespace_id, key.workflow_id, key.run_id, following, last)
+    return events, tokens.seal(Purpose.HISTORY_PAGE, token)
 
 
 def with_history(answer: PollWorkflowTaskQueueResponse, history: bytes) -> bytes:

@@ -202,14 +202,9 @@ class HistoryService:
             except (StickyWorkerUnavailable, CallerError) as error:
                 log.info("sticky worker did not answer a query", run=run.key, error=str(error))
         last = (await shard.read(run)).next_event_id - 1
-        page = min(last, shard.limits.history_page_events_max)
-        history, rest = join_framed(await shard.events(run, 1, page)), b""
-        if page < last:
-            key = run.key
-            token = polls.HistoryPageToken(key.namespace_id, key.workflow_id, key.run_id, page + 1, last)
-            next_page_token = self.tokens.seal(Purpose.HISTORY_PAGE, token)
-            rest = PollWorkflowTaskQueueResponse(next_page_token=next_page_token).SerializeToString()
-        return await self._ask(shard, run, query, state.task_queue, False, history, until, rest)
+        events, token = await polls.first_page(shard, run, 1, last, self.tokens)
+        rest = PollWorkflowTaskQueueResponse(next_page_token=token).SerializeToString()
+        return await self._ask(shard, run, query, state.task_queue, False, join_framed(events), until, rest)
 
     async def _ask(
         self,

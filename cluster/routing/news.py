@@ -61,7 +61,7 @@ class News:
     async def _look_around(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            if self._peers.is_alone and not self._peers.others():
+            if not self._peers.others():
                 continue
             for topic, look in self._looks.items():
                 try:

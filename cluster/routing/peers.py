@@ -18,7 +18,7 @@ import structlog
 
 from cluster.core.errors import unavailable, unimplemented
 from cluster.membership.members import Membership, NodeInfo, View
-from cluster.membership.ring import MATCHING, Ring
+from cluster.membership.ring import Ring
 from cluster.wire.client import WireClient
 from cluster.wire.connection import Peer
 
@@ -54,18 +54,14 @@ class Peers:
         return node is not None and node.node_id == self.me
 
     @property
-    def is_alone(self) -> bool:
-        """No other node is ready. What a queue would be split over partitions for does not exist then."""
-        return len(self.ring.nodes) <= 1
+    def has_heirs(self) -> bool:
+        """Another node is ready: it would take over what this one leaves."""
+        return any(node_id != self.me for node_id in self.ring.nodes)
 
     @property
     def has_others(self) -> bool:
         """There may be other nodes now or later."""
         return self._client is not None
-
-    @property
-    def matching_nodes(self) -> list[NodeInfo]:
-        return self.ring.with_role(MATCHING)
 
     def others(self) -> list[NodeInfo]:
         """Every other member whatever its state, for news that concerns all."""

@@ -10,7 +10,7 @@ from cluster.config import KIB, MIB
 class WireLimits(msgspec.Struct, frozen=True):
     """Both sides take these from their own configuration; what a server will accept it tells in its Welcome."""
 
-    payload_bytes_max: int = 8 * MIB  # twice the public message limit (4 MiB): an answer may join events to a message
+    payload_bytes_max: int = 32 * MIB  # an answer to a poll: a page of history and ten updates of 2 MiB each
     envelope_bytes_max: int = 4 * KIB  # ids, method and numbers around a payload; also the whole of a Hello
     method_chars_max: int = 200
     message_chars_max: int = 1_200  # as a gRPC trailer can carry (cluster/failures.py)

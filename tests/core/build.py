@@ -79,6 +79,7 @@ class Run:
         """fields: of the start request. adopted: the run's first transition, made by its predecessor."""
         self.now = BEGIN_NS
         self.ids = CountingIds()
+        self.version = 0  # failover version of the namespace
         self.limits = limits or Limits()
         self.entries: list[Entry] = []
         self.namespaces = {"elsewhere": ("elsewhere-id", "elsewhere")}
@@ -105,11 +106,11 @@ class Run:
         made = done if isinstance(done, Transition) else done.completion.successor if done.completion else None
         assert made is not None, "the run has no successor"
         after = Run(limits=self.limits, adopted=made)
-        after.now, after.ids = self.now, self.ids
+        after.now, after.ids, after.version = self.now, self.ids, self.version
         return after
 
     def context(self) -> Context:
-        return Context("ns", self.now, self.ids, self.limits, endpoint=self.endpoints.get)
+        return Context("ns", self.now, self.ids, self.limits, self.version, endpoint=self.endpoints.get)
 
     def do(self, decide: Callable[[Transition], R]) -> R:
         """One transition. If `decide` raises, so does this, and nothing has changed."""

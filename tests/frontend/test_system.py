@@ -69,7 +69,7 @@ async def test_a_rate_limit_of_a_task_queue_survives_a_restart(served: World) ->
     await load_task_queue_configs(served.store, fresh)
     describe = w.DescribeTaskQueueRequest(task_queue_type=kind, report_config=True)
     describe.task_queue.name = "q"
-    answer = fresh.describe_task_queue(served.record(), describe)
+    answer = await fresh.describe_task_queue(served.record(), describe)
     assert answer.config.queue_rate_limit.rate_limit.requests_per_second == 7
 
 

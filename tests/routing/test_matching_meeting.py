@@ -173,3 +173,38 @@ def test_the_tables_lack_no_row_and_say_what_the_text_says() -> None:
         assert (child is Need.FORWARD) == (has_tasks and not has_polls)
         assert (child is Need.TELL) == (has_polls and not has_tasks and not known)
         assert (root is Need.LEND) == (has_tasks and not has_polls and known)
+
+
+def test_shares_that_wait_are_silent_but_for_a_word_now_and_then() -> None:
+    """No ping-pong: neither tasks without a poll nor polls without a task are news more than once in half a minute."""
+
+    async def story(stage: MatchingStage) -> None:
+        await stage.add(*NODES)
+        for number in range(100):
+            stage.schedule(hint(number, shard=number % 12))
+        polls = [stage.polling(node, ACTIVITIES, timeout_s=200.0) for node in NODES]
+        await asyncio.sleep(0.5)
+        before = stage.batches()
+        await asyncio.sleep(58.0)
+        assert stage.batches() - before <= 2 * 2 * 2, "two queues, two children, two refreshes"
+        for poll in polls:
+            poll.cancel()
+
+    perform(story)
+
+
+def test_a_hint_that_was_lent_to_a_node_that_hangs_goes_to_another_poll() -> None:
+    async def story(stage: MatchingStage) -> None:
+        await stage.add(*NODES)
+        root, child = tuple(dict.fromkeys(stage.nodes_of()))[:2]
+        poll = stage.polling(child, timeout_s=60.0)
+        await asyncio.sleep(0.1)
+        stage.network.unread.add(f"{child}:7000")
+        heard = [shard for shard in range(12) if stage.home(shard) is not stage.node(child)]
+        stage.schedule(hint(1, shard=next(shard for shard in heard if stage.nodes_of()[shard % 4] == root)))
+        await asyncio.sleep(0.1)
+        assert token(await stage.poll(root, timeout_s=30.0)) == "wf-1"
+        stage.network.read_again(f"{child}:7000")
+        poll.cancel()
+
+    perform(story)

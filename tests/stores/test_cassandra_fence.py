@@ -15,11 +15,15 @@ from cluster.stores.cassandra import CassandraStore
 from tests.stores.keyspace import Keyspace
 from tests.stores.rows import SHARD, all_rows, blob, key, row
 
+WRITES_OF_THE_CHECKPOINT = 7
 RUN_A, RUN_B, RUN_C = key("run-a"), key("run-b"), key("run-c", workflow="other")
 
 
 class _Pause:
-    """Holds a store's requests of one kind from the n-th on, as if the node slept just before it sent them."""
+    """Holds a store's requests of one kind from the n-th on, as if the node slept just before it sent them.
+
+    As a context manager it wakes the node at the latest at the end: a store waits for its checkpoints when it is closed.
+    """
 
     def __init__(self, store: CassandraStore, kind: str, after_count: int) -> None:
         self._session = store._session
@@ -34,6 +38,12 @@ class _Pause:
             self.reached.set()
             await self._woken.wait()
         return await self._original(*steps)
+
+    def __enter__(self) -> _Pause:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wake()
 
     def wake(self) -> None:
         setattr(self._session, self._kind, self._original)
@@ -60,7 +70,7 @@ async def _two_nodes(keyspace: Keyspace) -> AsyncIterator[tuple[CassandraStore, 
         yield first, second
 
 
-@pytest.mark.parametrize("writes_before", range(10))
+@pytest.mark.parametrize("writes_before", range(WRITES_OF_THE_CHECKPOINT))
 async def test_a_checkpoint_of_an_owner_that_slept_through_its_lease_loses_against_the_next_owners(
     keyspace: Keyspace, writes_before: int
 ) -> None:
@@ -69,26 +79,25 @@ async def test_a_checkpoint_of_an_owner_that_slept_through_its_lease_loses_again
         await stale.append(lease, 1, b"1")
         before = [row(RUN_A, wake_at=0, changed=1), row(RUN_C, wake_at=9, changed=1, current=True)]
         await stale.checkpoint(lease, before, [blob(RUN_A, 1, 3), blob(RUN_C, 1, 3)], [], 0)
-        pause = _Pause(stale, "write", writes_before)
         old = [row(RUN_A, wake_at=5, changed=1, data=b"old"), row(RUN_C, wake_at=7, changed=1, data=b"old")]
-        late = asyncio.get_running_loop().create_task(
-            stale.checkpoint(lease, old, [blob(RUN_A, 4, 5), blob(RUN_C, 4, 5)], [], 1)
-        )
-        reached = asyncio.get_running_loop().create_task(pause.reached.wait())
-        await asyncio.wait([late, reached], return_when=asyncio.FIRST_COMPLETED)
-        reached.cancel()
-        next_lease = await fresh.acquire(SHARD, "b")
-        if late.done():  # it had fewer writes: then it was not paused, and this case proves nothing more than the others
-            assert writes_before > 5
-            await late
-            return
         # The journal says more than the stale owner knew: A was replaced by B and goes on, C is deleted.
         new: list[Snapshot] = [row(RUN_A, is_open=False, current=False, changed=1), row(RUN_B, wake_at=0, changed=1)]
-        await fresh.checkpoint(next_lease, new, [blob(RUN_A, 4, 9), blob(RUN_B, 1, 2)], [RUN_C], 1)
-        expected = await _everything(fresh)
-        assert expected[0] == [row(RUN_A, is_open=False, current=False, changed=1), row(RUN_B, wake_at=0, changed=1)]
-        assert expected[4] == [row(RUN_B, wake_at=0, changed=1)]
-        pause.wake()
+        with _Pause(stale, "write", writes_before) as pause:
+            late = asyncio.get_running_loop().create_task(
+                stale.checkpoint(lease, old, [blob(RUN_A, 4, 5), blob(RUN_C, 4, 5)], [], 1)
+            )
+            reached = asyncio.get_running_loop().create_task(pause.reached.wait())
+            await asyncio.wait([late, reached], return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
+            next_lease = await fresh.acquire(SHARD, "b")
+            if late.done():  # it had fewer writes, so there was nothing to hold back
+                assert writes_before >= WRITES_OF_THE_CHECKPOINT
+                await late
+                return
+            await fresh.checkpoint(next_lease, new, [blob(RUN_A, 4, 9), blob(RUN_B, 1, 2)], [RUN_C], 1)
+            expected = await _everything(fresh)
+            assert expected[0] == new
+            assert expected[4] == new[1:]
         with pytest.raises(LeaseLost):
             await late
         assert await _everything(fresh) == expected
@@ -101,16 +110,15 @@ async def test_a_transaction_that_a_stale_owner_sends_late_is_refused(keyspace: 
     async with _two_nodes(keyspace) as (stale, fresh):
         lease = await stale.acquire(SHARD, "a")
         await stale.append(lease, 1, b"1")
-        pause = _Pause(stale, "decide", 0)
         calls = {
             "append": lambda: stale.append(lease, 2, b"late"),
             "truncate": lambda: stale.checkpoint(lease, [], [], [], 1),
             "reserve": lambda: stale.checkpoint(lease, [row(RUN_A)], [], [], 0),
         }
-        late = asyncio.get_running_loop().create_task(calls[write]())
-        await asyncio.wait_for(pause.reached.wait(), 20)
-        await fresh.acquire(SHARD, "b")
-        pause.wake()
+        with _Pause(stale, "decide", 0) as pause:
+            late = asyncio.get_running_loop().create_task(calls[write]())
+            await asyncio.wait_for(pause.reached.wait(), 20)
+            await fresh.acquire(SHARD, "b")
         with pytest.raises(LeaseLost):
             await late
         assert [record.data for record in await fresh.read_journal(SHARD, 0)] == [b"1"]
@@ -120,11 +128,10 @@ async def test_a_transaction_that_a_stale_owner_sends_late_is_refused(keyspace: 
 async def test_a_checkpoint_fenced_while_it_writes_says_so_also_when_it_truncates_nothing(keyspace: Keyspace) -> None:
     async with _two_nodes(keyspace) as (stale, fresh):
         lease = await stale.acquire(SHARD, "a")
-        pause = _Pause(stale, "write", 0)
-        late = asyncio.get_running_loop().create_task(stale.checkpoint(lease, [row(RUN_A)], [], [], 0))
-        await asyncio.wait_for(pause.reached.wait(), 20)
-        await fresh.acquire(SHARD, "b")
-        pause.wake()
+        with _Pause(stale, "write", 0) as pause:
+            late = asyncio.get_running_loop().create_task(stale.checkpoint(lease, [row(RUN_A)], [], [], 0))
+            await asyncio.wait_for(pause.reached.wait(), 20)
+            await fresh.acquire(SHARD, "b")
         with pytest.raises(LeaseLost):
             await late
 

@@ -15,6 +15,7 @@ from cluster.core.errors import invalid_argument
 from cluster.core.events import frame, join_framed
 from cluster.core.machines import workflow_task
 from cluster.core.state import RunState
+from cluster.history.events import page_end
 from cluster.history.polls import HistoryPageToken
 from cluster.history.run import Run, long_poll_until
 from cluster.history.shard import Shard
@@ -38,6 +39,8 @@ async def forward(service: Any, shard: Shard, namespace: Any, request: Any, call
     count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
     page_last = min(last, first + count - 1)
     events = await shard.events(run, first, page_last)
+    events = events[: page_end(events, shard.limits.history_page_bytes_max)]
+    page_last = first + len(events) - 1
     if page_last == last and state.is_open and not is_waiting:
         events = events + _pending(state)
     has_more = page_last < last or (is_waiting and state.is_open)
@@ -71,11 +74,13 @@ async def reverse(service: Any, shard: Shard, namespace: Any, request: Any, call
     last = page.last_event_id if page else state.next_event_id - 1
     count = min(request.maximum_page_size or shard.limits.history_page_events_max, shard.limits.history_page_events_max)
     first = max(1, last - count + 1)
-    events = await shard.events(run, first, last)
+    events = (await shard.events(run, first, last))[::-1]
+    events = events[: page_end(events, shard.limits.history_page_bytes_max)]
+    first = last - len(events) + 1
     answer = GetWorkflowExecutionHistoryReverseResponse()
     if first > 1:
         answer.next_page_token = service.tokens.seal(Purpose.HISTORY_PAGE, HistoryPageToken(*_names(run), 1, first - 1))
-    return answer.SerializeToString() + _length_delimited(join_framed(reversed(events)))
+    return answer.SerializeToString() + _length_delimited(join_framed(events))
 
 
 async def _wait(shard: Shard, run: Run, first: int, wants_close: bool, until: float) -> RunState:
