@@ -40,7 +40,7 @@ def make_store(config: StoreConfig) -> Store:
             from cluster.stores.cassandra import CassandraStore
             from cluster.stores.cassandra_connection import CassandraTarget
 
-            target = CassandraTarget.from_url(config.url, _ssl_context(config.tls))
+            target = CassandraTarget.from_url(config.url, ssl_context(config.tls))
             return CassandraStore(target, _sync(config), request_timeout_s=config.statement_timeout_s)
     raise ValueError(f"there is no store of kind {config.kind!r}")
 
@@ -72,11 +72,11 @@ def _sql_options(config: StoreConfig | VisibilityConfig) -> dict[str, Any]:
     return {
         "connections_count_max": config.connections_count_max,
         "statement_timeout_s": config.statement_timeout_s,
-        "ssl_context": _ssl_context(config.tls),
+        "ssl_context": ssl_context(config.tls),
     }
 
 
-def _ssl_context(tls: StoreTls | None) -> ssl.SSLContext | None:
+def ssl_context(tls: StoreTls | None) -> ssl.SSLContext | None:
     if tls is None:
         return None
     context = ssl.create_default_context(cafile=tls.authority or None)

@@ -38,6 +38,7 @@ class SimEtcd:
         self.plan = plan
         self.watch_delay_s_max = watch_delay_s_max
         self.is_up = True
+        self.starts_count = 1
         self.cut_off: set[str] = set()  # nodes that cannot reach it
         self._id = 1
         self._revision = self._lease_number = 0
@@ -58,6 +59,7 @@ class SimEtcd:
         """Each lease has its full time again, as etcd's new leader gives it."""
         running_loop().trace("registry up", lost_data=has_lost_data)
         self.is_up = True
+        self.starts_count += 1
         if has_lost_data:
             self._id += 1
             self._revision = 0
@@ -204,13 +206,16 @@ class SimEtcdClient:
 
     async def watch(self, prefix: str, from_revision: int) -> AsyncGenerator[list[Entry], None]:
         """Changes, each a while later; a node that stood still hears of all of them together."""
-        loop = running_loop()
+        loop, begun = running_loop(), self._etcd.starts_count
         while True:
+            if self._etcd.starts_count != begun:  # whoever stood still while etcd was restarted finds the connection reset
+                raise EtcdUnavailable("the watch was reset")
             if not self._reaches():
                 if self._etcd.is_up:  # cut off: nobody says so, signs of life stay away
                     await asyncio.sleep(self._delays.uniform(0, NOTICED_S_MAX))
                 if not self._reaches():
                     raise EtcdUnavailable("the watch ended")
+                continue
             changed = self._etcd.changed()
             if entries := self._etcd.since(prefix, from_revision):
                 from_revision = entries[-1].revision + 1

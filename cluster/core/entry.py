@@ -1,5 +1,8 @@
 """An entry: what one transition changed in one run, in order. It is what the journal holds and what regions ship.
 
+What a newer version added is refused, not passed over: replayed and checkpointed without it, it would be lost. So a field that is
+added to a note is a new kind of note; fields of the structs within the notes are written only where they are used.
+
 Items are applied in order:
 - bytes: a public HistoryEvent, encoded once; takes the next event id and changes the state.
 - Buffered: an event that came while a workflow task was started; changes the state now, gets its id at the flush.
@@ -19,22 +22,22 @@ from cluster.core.state import Activity, Callback, Child, Update, WorkflowTask
 ENTRY_FORMAT = 1
 
 
-class Buffered(msgspec.Struct, frozen=True, array_like=True, tag="b"):
+class Buffered(msgspec.Struct, frozen=True, array_like=True, tag="b", forbid_unknown_fields=True):
     event: bytes
 
 
-class Flushed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+class Flushed(msgspec.Struct, frozen=True, array_like=True, tag="f", forbid_unknown_fields=True):
     event: bytes
 
 
-class Base(msgspec.Struct, frozen=True, array_like=True, tag="B"):
+class Base(msgspec.Struct, frozen=True, array_like=True, tag="B", forbid_unknown_fields=True):
     """snapshot: encode_state of the fold of the prefix; the prefix's events are in the store already."""
 
     snapshot: bytes
     last_event_id: int
 
 
-class TaskNote(msgspec.Struct, frozen=True, array_like=True, tag="t"):
+class TaskNote(msgspec.Struct, frozen=True, array_like=True, tag="t", forbid_unknown_fields=True):
     """The pending workflow task (None = none), the attempt of the next one, and why the last one failed."""
 
     task: WorkflowTask | None
@@ -44,56 +47,56 @@ class TaskNote(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     failed_cause: int = 0
 
 
-class StickyNote(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+class StickyNote(msgspec.Struct, frozen=True, array_like=True, tag="s", forbid_unknown_fields=True):
     queue: str
     timeout_ns: int
 
 
-class WorkerNote(msgspec.Struct, frozen=True, array_like=True, tag="w"):
+class WorkerNote(msgspec.Struct, frozen=True, array_like=True, tag="w", forbid_unknown_fields=True):
     """Who completed the last workflow task, as far as its event does not say."""
 
     sdk_name: str
     sdk_version: str
 
 
-class ActivityNote(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+class ActivityNote(msgspec.Struct, frozen=True, array_like=True, tag="a", forbid_unknown_fields=True):
     activity: Activity
 
 
-class UnbufferNote(msgspec.Struct, frozen=True, array_like=True, tag="n"):
+class UnbufferNote(msgspec.Struct, frozen=True, array_like=True, tag="n", forbid_unknown_fields=True):
     """A buffered event that shall never join the history: a timer fired, and was cancelled by a worker that could not know."""
 
     index: int
 
 
-class ChildNote(msgspec.Struct, frozen=True, array_like=True, tag="c"):
+class ChildNote(msgspec.Struct, frozen=True, array_like=True, tag="c", forbid_unknown_fields=True):
     child: Child
 
 
-class ChildDoneNote(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+class ChildDoneNote(msgspec.Struct, frozen=True, array_like=True, tag="d", forbid_unknown_fields=True):
     """The parent-close policy was carried out for this child of a closed run."""
 
     initiated_event_id: int
 
 
-class OutboxNote(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+class OutboxNote(msgspec.Struct, frozen=True, array_like=True, tag="o", forbid_unknown_fields=True):
     """Request id of an outgoing signal or cancel, made when it was initiated."""
 
     initiated_event_id: int
     request_id: str
 
 
-class UpdateNote(msgspec.Struct, frozen=True, array_like=True, tag="u"):
+class UpdateNote(msgspec.Struct, frozen=True, array_like=True, tag="u", forbid_unknown_fields=True):
     update: Update
 
 
-class UpdateGoneNote(msgspec.Struct, frozen=True, array_like=True, tag="g"):
+class UpdateGoneNote(msgspec.Struct, frozen=True, array_like=True, tag="g", forbid_unknown_fields=True):
     """Rejected or aborted: no trace stays."""
 
     update_id: str
 
 
-class RequestIdNote(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+class RequestIdNote(msgspec.Struct, frozen=True, array_like=True, tag="r", forbid_unknown_fields=True):
     """A request id this run must recognise: of its start, or of a later attached request."""
 
     request_id: str
@@ -102,31 +105,31 @@ class RequestIdNote(msgspec.Struct, frozen=True, array_like=True, tag="r"):
     is_start: bool = False
 
 
-class CallbackNote(msgspec.Struct, frozen=True, array_like=True, tag="k"):
+class CallbackNote(msgspec.Struct, frozen=True, array_like=True, tag="k", forbid_unknown_fields=True):
     index: int
     callback: Callback
 
 
-class NexusNote(msgspec.Struct, frozen=True, array_like=True, tag="N"):
+class NexusNote(msgspec.Struct, frozen=True, array_like=True, tag="N", forbid_unknown_fields=True):
     """An operation's attempts, and those of its cancel request."""
 
     operation: NexusOperation
 
 
-class CancelNote(msgspec.Struct, frozen=True, array_like=True, tag="x"):
+class CancelNote(msgspec.Struct, frozen=True, array_like=True, tag="x", forbid_unknown_fields=True):
     """Request id of the accepted cancel request."""
 
     request_id: str
 
 
-class CloseNote(msgspec.Struct, frozen=True, array_like=True, tag="z"):
+class CloseNote(msgspec.Struct, frozen=True, array_like=True, tag="z", forbid_unknown_fields=True):
     """After the close: the parent knows; a reset superseded this run."""
 
     parent_told: bool = False
     reset_run_id: str = ""
 
 
-class DeletedNote(msgspec.Struct, frozen=True, array_like=True, tag="D"):
+class DeletedNote(msgspec.Struct, frozen=True, array_like=True, tag="D", forbid_unknown_fields=True):
     """The run is gone: by its retention, or by an operator's wish."""
 
     reason: str
@@ -153,7 +156,7 @@ Note = (
 Item = bytes | Buffered | Flushed | Base | Note
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One transition of one run. first_event_id: the id the first event item takes."""
 
     namespace_id: str
@@ -193,4 +196,8 @@ def decode_group(data: bytes) -> list[Entry]:
     """Raises EntryFormatError for a record of a format this program does not know."""
     if not data or data[0] != ENTRY_FORMAT:
         raise EntryFormatError(f"journal record format {data[:1]!r} is not {ENTRY_FORMAT}: use the version that wrote it")
-    return _group_decoder.decode(memoryview(data)[1:])
+    try:
+        return _group_decoder.decode(memoryview(data)[1:])
+    except msgspec.ValidationError as unknown:
+        text = f"a journal record holds what this program does not know ({unknown}): use the version that wrote it"
+        raise EntryFormatError(text) from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 
-class NexusCancellation(msgspec.Struct, frozen=True, omit_defaults=True):
+class NexusCancellation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A cancel request to an operation. It waits (state 0) until the operation has started and can be named to its handler."""
 
     requested_event_id: int
@@ -21,7 +21,7 @@ class NexusCancellation(msgspec.Struct, frozen=True, omit_defaults=True):
     blocked_reason: str = ""
 
 
-class NexusOperation(msgspec.Struct, frozen=True, omit_defaults=True):
+class NexusOperation(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A pending operation. started_at != 0 = its handler has it; next_attempt_at != 0 = waits for its next attempt."""
 
     scheduled_event_id: int

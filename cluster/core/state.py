@@ -48,7 +48,7 @@ class UpdateStage(IntEnum):
     COMPLETED = 4
 
 
-class WorkflowTask(msgspec.Struct, frozen=True, omit_defaults=True):
+class WorkflowTask(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """The pending workflow task. attempt > 1 = transient: its events are written when it completes."""
 
     scheduled_event_id: int
@@ -79,7 +79,7 @@ class WorkflowTask(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.attempt > 1
 
 
-class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
+class Activity(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A pending activity. started_at != 0 = a worker has it; next_attempt_at != 0 = waits for its next attempt."""
 
     scheduled_event_id: int
@@ -122,7 +122,7 @@ class Activity(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.started_at != 0
 
 
-class Timer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Timer(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A user timer that has not fired."""
 
     timer_id: str
@@ -130,7 +130,7 @@ class Timer(msgspec.Struct, frozen=True, omit_defaults=True):
     fires_at: int
 
 
-class Child(msgspec.Struct, frozen=True, omit_defaults=True):
+class Child(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A child workflow that was wished for and has not ended. started_event_id 0 = start outstanding (or buffered)."""
 
     initiated_event_id: int
@@ -147,7 +147,7 @@ class Child(msgspec.Struct, frozen=True, omit_defaults=True):
     is_policy_done: bool = False  # its parent has closed and has done to it what its policy says
 
 
-class ExternalSignal(msgspec.Struct, frozen=True, omit_defaults=True):
+class ExternalSignal(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A signal to another workflow that has not been answered."""
 
     initiated_event_id: int
@@ -155,7 +155,7 @@ class ExternalSignal(msgspec.Struct, frozen=True, omit_defaults=True):
     initiated_version: int = 0
 
 
-class ExternalCancel(msgspec.Struct, frozen=True, omit_defaults=True):
+class ExternalCancel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A cancel request to another workflow that has not been answered."""
 
     initiated_event_id: int
@@ -163,7 +163,7 @@ class ExternalCancel(msgspec.Struct, frozen=True, omit_defaults=True):
     initiated_version: int = 0
 
 
-class Update(msgspec.Struct, frozen=True, omit_defaults=True):
+class Update(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """An update. request (temporal.api.update.v1.Request) is kept until the update is accepted."""
 
     update_id: str
@@ -178,7 +178,7 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     links: tuple[bytes, ...] = ()
 
 
-class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
+class Callback(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A completion callback attached to the run; delivered after the run has closed."""
 
     callback: bytes  # temporal.api.common.v1.Callback
@@ -192,7 +192,7 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     blocked_reason: str = ""  # why no attempt is made now: the circuit breaker of its address is open
 
 
-class ParentLink(msgspec.Struct, frozen=True, omit_defaults=True):
+class ParentLink(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Whom to tell when this run ends."""
 
     namespace: str
@@ -203,14 +203,14 @@ class ParentLink(msgspec.Struct, frozen=True, omit_defaults=True):
     initiated_version: int = 0
 
 
-class RequestSeen(msgspec.Struct, frozen=True, omit_defaults=True):
+class RequestSeen(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """A request id that attached to this run: the event it led to (0 = buffered)."""
 
     event_type: int
     event_id: int
 
 
-class ResetPoint(msgspec.Struct, frozen=True, omit_defaults=True):
+class ResetPoint(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Where a build was first seen (temporal.api.workflow.v1.ResetPointInfo)."""
 
     build_id: str
@@ -222,7 +222,7 @@ class ResetPoint(msgspec.Struct, frozen=True, omit_defaults=True):
     expires_at: int = 0  # of a former run: when its retention ends
 
 
-class RunState(msgspec.Struct, omit_defaults=True):
+class RunState(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One run. Everything here follows from its entries."""
 
     namespace_id: str
@@ -354,7 +354,8 @@ class SnapshotFormatError(Exception):
 
 
 def encode_state(state: RunState) -> bytes:
-    """Format byte + msgpack. Keys are field names, so that a reader of another version finds what it knows."""
+    """Format byte + msgpack. Keys are field names and defaults are left out: an older version reads it as long as nothing new is
+    used, and refuses it then, since it would lose what it does not know with its next snapshot."""
     return bytes((SNAPSHOT_FORMAT,)) + _encoder.encode(state)
 
 
@@ -362,7 +363,11 @@ def decode_state(data: bytes) -> RunState:
     """Raises SnapshotFormatError for a format this program does not know."""
     if not data or data[0] != SNAPSHOT_FORMAT:
         raise SnapshotFormatError(f"snapshot format {data[:1]!r} is not {SNAPSHOT_FORMAT}: run the version that wrote it")
-    return _decoder.decode(memoryview(data)[1:])
+    try:
+        return _decoder.decode(memoryview(data)[1:])
+    except msgspec.ValidationError as unknown:
+        text = f"a snapshot holds what this program does not know ({unknown}): run the version that wrote it"
+        raise SnapshotFormatError(text) from None
 
 
 def checksum(state: RunState) -> str:

@@ -39,6 +39,7 @@ class Peers:
         self._client = client
         self._methods: dict[str, PeerMethod] = {}
         self._listeners: list[OnRing] = []
+        self.has_left = False
         self.is_serving = False  # every method is there: what is not known from now on will never be
         membership.on_change(self._on_view)
 
@@ -69,7 +70,8 @@ class Peers:
 
     def _on_view(self, view: View) -> None:
         if view.is_stale:
-            log.warning("the membership registry is silent: nobody moves")
+            if not self.has_left:
+                log.warning("the membership registry is silent: nobody moves")
             return
         before, after = self.ring, Ring(view.nodes, self.ring.shard_count)
         if self._client is not None:

@@ -77,6 +77,8 @@ class Place:
         return await self._membership.expelled()
 
     async def close(self) -> None:
+        if hasattr(self, "peers"):
+            self.peers.has_left = True
         if self._membership is not None:
             await self._membership.leave()
         if self._server is not None:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ops.bench.drive import JobFailed, measure_idle, run_scenario
+from ops.bench.drive import JobFailed, measure_idle, run_scenario, subject_of
 from ops.bench.profiling import profile as run_profile
 from ops.bench.results import Results, as_json, describe_machine, markdown, show, verdicts
 from ops.bench.scenarios import SCENARIOS
@@ -112,7 +112,7 @@ def run_scenarios(
     for number, (mode, scenario) in enumerate(plan):
         for server in servers if number % 2 == 0 else list(reversed(servers)):
             try:
-                sample = run_scenario(server, scenario, mode, duration_s)
+                sample = run_scenario(subject_of(server), scenario, mode, duration_s)
             except (JobFailed, ServerFailed, FileNotFoundError) as failure:  # the last: the server is gone
                 results.failures.append(f"{scenario.name}, {mode} load, {server.name}: {failure}")
                 console.print(f"{scenario.name}, {mode} load, {server.name}: failed", style="red")

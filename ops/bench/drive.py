@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ops.bench.job import Job, Sample
+from ops.bench.job import SETTLE_S, Job, Sample
 from ops.bench.scenarios import Scenario
 from ops.bench.usage import usage
 from ops.servers import ROOT, Server
@@ -38,12 +38,28 @@ def run_job(job: Job, timeout_s: float) -> Sample:
         raise JobFailed(f"no sample ({malformed}): {done.stdout[-2000:]}") from malformed
 
 
-def run_scenario(server: Server, scenario: Scenario, mode: str, duration_s: float) -> Sample:
+@dataclass(frozen=True)
+class Subject:
+    """What a job loads and what it watches meanwhile: a server, or the nodes of a cluster. The fields are those of `Job`."""
+
+    addresses: tuple[str, ...]
+    server_pids: tuple[int, ...]
+    database_pid: int = 0
+    meters: tuple[str, ...] = ()
+
+
+def subject_of(server: Server) -> Subject:
+    """Raises ServerFailed."""
+    return Subject((server.address,), (server.pid,))
+
+
+def run_scenario(subject: Subject, scenario: Scenario, mode: str, duration_s: float, settle_s: float = SETTLE_S) -> Sample:
     """Raises JobFailed."""
     job = Job(
-        scenario=scenario.name, load=scenario.load, mode=mode, address=server.address, namespace="default", server_pid=server.pid,
-        duration_s=duration_s, concurrency=scenario.concurrency, count_max=scenario.count_max, activities=scenario.activities,
-        runs=scenario.runs,
+        scenario=scenario.name, load=scenario.load, mode=mode, addresses=subject.addresses, namespace="default",
+        server_pids=subject.server_pids, duration_s=duration_s, concurrency=scenario.concurrency, count_max=scenario.count_max,
+        activities=scenario.activities, runs=scenario.runs, settle_s=settle_s, database_pid=subject.database_pid,
+        meters=subject.meters,
     )  # fmt: skip
     return run_job(job, duration_s + JOB_OVERHEAD_S)
 
@@ -78,7 +94,7 @@ def measure_idle(server: Server, load: str, count: int, watch_s: float, tell: Ca
     tell(f"{server.name}: opening {count:,} workflows ({IDLE_KINDS[load]})")
     began = time.monotonic()
     job = Job(
-        scenario=load, load=load, mode="raw", address=server.address, namespace="default", server_pid=server.pid,
+        scenario=load, load=load, mode="raw", addresses=(server.address,), namespace="default", server_pids=(server.pid,),
         duration_s=1e9, concurrency=FILL_CONCURRENCY, count_max=count,
     )  # fmt: skip
     run_job(job, count / FILL_PER_S_MIN + JOB_OVERHEAD_S)

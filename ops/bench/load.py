@@ -1,7 +1,7 @@
 """The load process: `python -m ops.bench.load '<job as JSON>'` runs one job and prints one sample as JSON.
 
-It is a process of its own, so that its CPU is not counted as the server's and a failure in it ends only this job. The server's
-use is read from /proc here, next to the clock, at the beginning and the end of the measured window.
+It is a process of its own, so that its CPU is not counted as the server's and a failure in it ends only this job. What servers
+and database use is read here (watch.py), next to the clock, at the beginning and the end of the measured window.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import msgspec
 from ops.bench.job import Job, Sample
 from ops.bench.raw_load import RawLoad
 from ops.bench.sdk_load import SdkLoad
-from ops.bench.usage import usage
+from ops.bench.usage import machine_busy_s
+from ops.bench.watch import look
 
 WARM_UP_S = 1.5
-# Both servers put work off (checkpoints, visibility rows): what they do in this time after the last answer still counts.
-# What they use in this time when nothing was asked of them is measured first and subtracted.
-SETTLE_S = 6.0
 
 
 class Load(Protocol):
@@ -55,21 +53,23 @@ async def closed_loop(
 
 
 async def run(job: Job) -> Sample:
-    pid = job.server_pid
-    before_idle = usage(pid)
-    await asyncio.sleep(SETTLE_S / 2)
-    idle_cpu_per_s = (usage(pid).cpu_s - before_idle.cpu_s) / (SETTLE_S / 2)
+    before_idle = look(job)
+    await asyncio.sleep(job.settle_s / 2)
+    idle = look(job).since(before_idle)
     load: Load = SdkLoad(job) if job.mode == "sdk" else RawLoad(job)
     await load.open()
     numbers = itertools.count()
     if not job.load.startswith("fill"):
         await closed_loop(load, numbers, job.concurrency, WARM_UP_S, job.count_max // 10)
-    before, load_before, began = usage(pid), _own_cpu_s(), time.monotonic()
+    before, load_before, busy_before, began = look(job), _own_cpu_s(), machine_busy_s(), time.monotonic()
     latencies = sorted(await closed_loop(load, numbers, job.concurrency, job.duration_s, job.count_max))
-    seconds, load_after = time.monotonic() - began, _own_cpu_s()
-    await asyncio.sleep(SETTLE_S)
-    after = usage(pid)
+    seconds, load_after, busy = time.monotonic() - began, _own_cpu_s(), machine_busy_s() - busy_before
+    counts = look(job).since(before).counts
+    await asyncio.sleep(job.settle_s)
+    after = look(job)
+    used = after.since(before)
     await load.close()
+    cpu_s = [each - 2 * slack for each, slack in zip(used.servers_cpu_s, idle.servers_cpu_s, strict=True)]  # settle_s, as above
     return Sample(
         scenario=job.scenario,
         mode=job.mode,
@@ -77,11 +77,17 @@ async def run(job: Job) -> Sample:
         seconds=seconds,
         p50_ms=latencies[len(latencies) // 2],
         p99_ms=latencies[len(latencies) * 99 // 100],
-        server_cpu_s=after.cpu_s - before.cpu_s - idle_cpu_per_s * SETTLE_S,
+        server_cpu_s=sum(cpu_s),
         load_cpu_s=load_after - load_before,
-        written_bytes=after.written_bytes - before.written_bytes,
-        disk_bytes=after.disk_bytes - before.disk_bytes,
+        written_bytes=used.written_bytes,
+        disk_bytes=used.disk_bytes,
         rss_bytes=after.rss_bytes,
+        each_server_cpu_s=tuple(cpu_s),
+        database_cpu_s=used.database_cpu_s - 2 * idle.database_cpu_s,
+        database_written_bytes=used.database_written_bytes,
+        database_disk_bytes=used.database_disk_bytes,
+        machine_busy_s=busy,
+        counts=counts,
     )
 
 

@@ -57,7 +57,7 @@ def counts_of(node: Node) -> dict[str, int]:
 async def _serve(settings_file: Path) -> int:
     settings = read_settings(settings_file)
     configure_logging(settings.log.level, settings.log.format)
-    path = meter_of(settings_file)
+    path, listening = meter_of(settings_file), []
 
     async def announce(node: Node) -> None:
         async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ async def _serve(settings_file: Path) -> int:
             writer.close()
 
         path.unlink(missing_ok=True)
-        await asyncio.start_unix_server(tell, path)
+        listening.append(await asyncio.start_unix_server(tell, path))
         print(ready_line(node), flush=True)
 
     return await serve(Node(node_config_of(settings)), announce)

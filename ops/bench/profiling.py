@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ops.bench.drive import run_scenario
+from ops.bench.drive import run_scenario, subject_of
 from ops.bench.scenarios import SCENARIOS, TARGET_SCENARIO
 from ops.servers import ROOT, OutlastServer
 
@@ -33,17 +33,17 @@ def profile(directory: Path, duration_s: float, mode: str, console: Console) -> 
     server = OutlastServer(directory, prefix=prefix)
     server.start()
     try:
-        sample = run_scenario(server, scenario, mode, duration_s)
+        sample = run_scenario(subject_of(server), scenario, mode, duration_s)
     finally:
         server.stop()
     console.print(f"{scenario.name}, {mode} load, profiled: {sample.per_s:.0f}/s, {sample.cpu_ms:.2f} ms of server CPU each")
     if spy:
         console.print(f"open {speedscope} at https://www.speedscope.app")
         return
-    _print_stats(out.with_suffix(".pstats"), sample.count, console)
+    print_stats(out.with_suffix(".pstats"), sample.count, console)
 
 
-def _print_stats(path: Path, count: int, console: Console) -> None:
+def print_stats(path: Path, count: int, console: Console) -> None:
     if not path.exists():
         console.print(f"the server left no profile at {path}: did it end by itself at SIGTERM?", style="red")
         return

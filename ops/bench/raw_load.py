@@ -42,8 +42,10 @@ class RawLoad:
         self._once = self._calls[job.load]
 
     async def open(self) -> None:
-        self._service = (await Client.connect(self._job.address, namespace=self._job.namespace)).workflow_service
-        self._worker = RawWorker(self._service, self._job.namespace, self._queue)
+        job = self._job
+        self._services = [(await Client.connect(each, namespace=job.namespace)).workflow_service for each in job.addresses]
+        self._service = self._services[0]
+        self._worker = RawWorker(self._services, job.namespace, self._queue)
         if self._job.load != "fill_pending":
             self._worker.start()
         if self._job.load in ("signals", "queries", "updates"):
@@ -68,7 +70,7 @@ class RawLoad:
 
     async def _start(self, number: int) -> WorkflowExecution:
         workflow_id = f"{self._queue}-{number}"
-        started = await self._service.start_workflow_execution(
+        started = await self._services[number % len(self._services)].start_workflow_execution(
             api.StartWorkflowExecutionRequest(
                 namespace=self._job.namespace, workflow_id=workflow_id, workflow_type=WorkflowType(name=self._type),
                 task_queue=TaskQueue(name=self._queue), input=ANSWER, identity="bench", request_id=str(uuid.uuid4()),
@@ -82,13 +84,13 @@ class RawLoad:
         self._sent += 1
 
     async def _workflow(self, number: int) -> None:
-        run = await self._start(number)
+        run, service = await self._start(number), self._services[number % len(self._services)]
         request = api.GetWorkflowExecutionHistoryRequest(
             namespace=self._job.namespace, execution=run, wait_new_event=True,
             history_event_filter_type=HistoryEventFilterType.HISTORY_EVENT_FILTER_TYPE_CLOSE_EVENT,
         )  # fmt: skip
         while True:
-            page = await self._service.get_workflow_execution_history(request, retry=True, timeout=POLL_TIMEOUT)
+            page = await service.get_workflow_execution_history(request, retry=True, timeout=POLL_TIMEOUT)
             if page.history.events:
                 event = page.history.events[-1]
                 assert event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED, f"a workflow ended with {event}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -30,17 +30,18 @@ from temporalio.api.update.v1 import Acceptance, Outcome, Request, Response
 from temporalio.api.workflowservice import v1 as api
 from temporalio.service import RPCError, RPCStatusCode, WorkflowService
 
-POLLERS = 10  # of each kind: normal, sticky, activity
+POLLERS_MIN = 10  # of each kind (normal, sticky, activity); with more connections, one on each
 POLL_TIMEOUT = timedelta(seconds=70)
 ANSWER = Payloads(payloads=[Payload(metadata={"encoding": b"json/plain"}, data=b"1")])
 ANSWERED = WorkflowQueryResult(result_type=QueryResultType.QUERY_RESULT_TYPE_ANSWERED, answer=ANSWER)
 
 
 class RawWorker:
-    """Answers workflow and activity tasks of one task queue by script."""
+    """Answers workflow and activity tasks of one task queue by script. Pollers are spread over the connections; each answers
+    where it polled, as a worker does."""
 
-    def __init__(self, service: WorkflowService, namespace: str, queue: str) -> None:
-        self._service, self._namespace, self._queue = service, namespace, queue
+    def __init__(self, services: Sequence[WorkflowService], namespace: str, queue: str) -> None:
+        self._services, self._namespace, self._queue = services, namespace, queue
         self._sticky_queue = f"{queue}-sticky"
         self._steps_done: Counter[str] = Counter()  # by run id: a sticky task brings only the newest events
         self._jobs: list[asyncio.Future[None]] = []
@@ -48,10 +49,12 @@ class RawWorker:
 
     def start(self) -> None:
         normal, sticky = TaskQueue(name=self._queue), self._sticky()
+        count = max(POLLERS_MIN, len(self._services))
+        services = [self._services[number % len(self._services)] for number in range(count)]
         loops: Iterable[Awaitable[None]] = [
-            *(self._poll_workflows(normal) for _ in range(POLLERS)),
-            *(self._poll_workflows(sticky) for _ in range(POLLERS)),
-            *(self._poll_activities(normal) for _ in range(POLLERS)),
+            *(self._poll_workflows(service, normal) for service in services),
+            *(self._poll_workflows(service, sticky) for service in services),
+            *(self._poll_activities(service, normal) for service in services),
         ]
         self._jobs = [asyncio.ensure_future(loop) for loop in loops]
         for job in self._jobs:
@@ -74,20 +77,22 @@ class RawWorker:
             if isinstance(ended, Exception):
                 raise ended
 
-    async def _poll_workflows(self, queue: TaskQueue) -> None:
+    async def _poll_workflows(self, service: WorkflowService, queue: TaskQueue) -> None:
         request = api.PollWorkflowTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity="bench")
         while True:
-            task = await self._service.poll_workflow_task_queue(request, retry=True, timeout=POLL_TIMEOUT)
+            task = await service.poll_workflow_task_queue(request, retry=True, timeout=POLL_TIMEOUT)
             while task.task_token:
                 if task.HasField("query"):
-                    await self._answer_query(task)
+                    await self._answer_query(service, task)
                     break
-                answer = await self._complete(task)
+                answer = await self._complete(service, task)
                 for eager in answer.activity_tasks:
-                    await self._complete_activity(eager)
+                    await self._complete_activity(service, eager)
                 task = answer.workflow_task
 
-    async def _complete(self, task: api.PollWorkflowTaskQueueResponse) -> api.RespondWorkflowTaskCompletedResponse:
+    async def _complete(
+        self, service: WorkflowService, task: api.PollWorkflowTaskQueueResponse
+    ) -> api.RespondWorkflowTaskCompletedResponse:
         updates = [message for message in task.messages if message.body.Is(Request.DESCRIPTOR)]
         messages = [answer for message in updates for answer in update_answers(message)]
         commands = [
@@ -110,7 +115,7 @@ class RawWorker:
             return_new_workflow_task=True,
         )
         try:
-            answer = await self._service.respond_workflow_task_completed(request, retry=True)
+            answer = await service.respond_workflow_task_completed(request, retry=True)
             self.asleep_count += task.workflow_type.name == "sleep"
             return answer
         except RPCError as failure:
@@ -146,25 +151,25 @@ class RawWorker:
         kind = CommandType.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK
         return [Command(command_type=kind, schedule_activity_task_command_attributes=step)]
 
-    async def _answer_query(self, task: api.PollWorkflowTaskQueueResponse) -> None:
+    async def _answer_query(self, service: WorkflowService, task: api.PollWorkflowTaskQueueResponse) -> None:
         kind = QueryResultType.QUERY_RESULT_TYPE_ANSWERED
         request = api.RespondQueryTaskCompletedRequest(
             namespace=self._namespace, task_token=task.task_token, completed_type=kind, query_result=ANSWER
         )
-        await self._service.respond_query_task_completed(request, retry=True)
+        await service.respond_query_task_completed(request, retry=True)
 
-    async def _poll_activities(self, queue: TaskQueue) -> None:
+    async def _poll_activities(self, service: WorkflowService, queue: TaskQueue) -> None:
         request = api.PollActivityTaskQueueRequest(namespace=self._namespace, task_queue=queue, identity="bench")
         while True:
-            task = await self._service.poll_activity_task_queue(request, retry=True, timeout=POLL_TIMEOUT)
+            task = await service.poll_activity_task_queue(request, retry=True, timeout=POLL_TIMEOUT)
             if task.task_token:
-                await self._complete_activity(task)
+                await self._complete_activity(service, task)
 
-    async def _complete_activity(self, task: api.PollActivityTaskQueueResponse) -> None:
+    async def _complete_activity(self, service: WorkflowService, task: api.PollActivityTaskQueueResponse) -> None:
         request = api.RespondActivityTaskCompletedRequest(
             namespace=self._namespace, task_token=task.task_token, result=ANSWER, identity="bench"
         )
-        await self._service.respond_activity_task_completed(request, retry=True)
+        await service.respond_activity_task_completed(request, retry=True)
 
 
 def update_answers(request: Message) -> list[Message]:

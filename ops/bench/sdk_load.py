@@ -68,28 +68,35 @@ class SdkLoad:
         self._sent = 0
 
     async def open(self) -> None:
-        self._client = await Client.connect(self._job.address, namespace=self._job.namespace)
-        await self._stack.enter_async_context(
-            Worker(
-                self._client,
-                task_queue=self._queue,
-                workflows=[StepsWorkflow, ParkedWorkflow],
-                activities=[step],
-                workflow_runner=UnsandboxedWorkflowRunner(),  # the sandbox would cost the worker more than the server costs
-                max_cached_workflows=2_000,
-            )
-        )
+        self._clients = [await Client.connect(address, namespace=self._job.namespace) for address in self._job.addresses]
+        for client in self._clients:
+            await self._stack.enter_async_context(self._worker(client))
         if self._job.load != "workflows":
             for number in range(self._job.runs):
                 self._handles.append(
-                    await self._client.start_workflow(ParkedWorkflow.run, id=f"{self._queue}-{number}", task_queue=self._queue)
+                    await self._client(number).start_workflow(
+                        ParkedWorkflow.run, id=f"{self._queue}-{number}", task_queue=self._queue
+                    )
                 )
             await asyncio.gather(*(handle.query(ParkedWorkflow.count) for handle in self._handles))
+
+    def _worker(self, client: Client) -> Worker:
+        return Worker(
+            client,
+            task_queue=self._queue,
+            workflows=[StepsWorkflow, ParkedWorkflow],
+            activities=[step],
+            workflow_runner=UnsandboxedWorkflowRunner(),  # the sandbox would cost the worker more than the server costs
+            max_cached_workflows=2_000,
+        )
+
+    def _client(self, number: int) -> Client:
+        return self._clients[number % len(self._clients)]
 
     async def once(self, number: int) -> None:
         match self._job.load:
             case "workflows":
-                result = await self._client.execute_workflow(
+                result = await self._client(number).execute_workflow(
                     StepsWorkflow.run, self._job.activities, id=f"{self._queue}-{number}", task_queue=self._queue
                 )
                 assert result == self._job.activities, f"a workflow returned {result}"

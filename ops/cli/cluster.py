@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from ops.cli.exit_codes import EXIT_CLUSTER, EXIT_FAILED, complain, refusal_of
-from ops.cli.logs import configure_logging
+from ops.cli.logs import only_errors
 
 app = typer.Typer(help="Nodes, ring and shards of a cluster; taking a node out.", no_args_is_help=True)
 
@@ -134,9 +134,9 @@ def _run(command: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """An asynchronous command with the refusals that it may end by."""
     from ops.cli.draining import CannotDrain
 
-    configure_logging("error")
     try:
-        asyncio.run(command())
+        with only_errors():
+            asyncio.run(command())
     except CannotDrain as error:
         raise typer.Exit(complain(str(error), error.code)) from None
     except Exception as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -45,6 +47,21 @@ def configure_logging(level: str, form: str = "console", process: str = "") -> N
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+
+
+@contextmanager
+def only_errors() -> Iterator[None]:
+    """For commands that print their own progress; what was configured before is so again afterwards."""
+    before = structlog.get_config()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 class _JsonLines(logging.Formatter):

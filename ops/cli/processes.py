@@ -116,14 +116,17 @@ class Supervisor:
                 raise
             return self._say(refusal.text, refusal.code)
         keepers = [loop.create_task(self._keep(number), name=f"process {number}") for number in range(self._count)]
-        pinging = loop.create_task(self._ping(), name="pings")
+        kept: asyncio.Future[Any] = asyncio.gather(*keepers)
+        pinging: asyncio.Future[Any] = loop.create_task(self._ping(), name="pings")
         try:
-            await asyncio.gather(*keepers)
+            done, _ = await asyncio.wait({kept, pinging}, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:  # raises what ended it; the pings end by a failure only
+                job.result()
             return self._code
         finally:
-            for job in (*keepers, pinging):
-                job.cancel()
-            await asyncio.gather(*keepers, pinging, return_exceptions=True)
+            for each in (*keepers, pinging):
+                each.cancel()
+            await asyncio.gather(kept, pinging, return_exceptions=True)
             for child in self._children.values():
                 child.kill()
             await self._release()
@@ -271,6 +274,7 @@ class Supervisor:
             self._tell()
 
     def _gone(self, child: Child) -> None:
+        child.is_serving = False
         if self._table.pop(child.node_id, None) is not None:
             self._tell()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.engines import _ssl_context as ssl_context_of
+from cluster.engines import ssl_context
 from cluster.node_config import MEMORY, StoreConfig, VisibilityConfig
 from cluster.stores.base import StoreUnavailable
 from cluster.stores.sql_schema import SchemaStatus
@@ -79,7 +79,7 @@ def _module(component: str, kind: str) -> Any:
 
 def _target(config: Config) -> Any:
     """What the engine's module is called with. Only the engine that is used is imported."""
-    context, timeout_s = ssl_context_of(config.tls), config.statement_timeout_s
+    context, timeout_s = ssl_context(config.tls), config.statement_timeout_s
     match config.kind:
         case "postgres":
             from cluster.stores.postgres_connection import PostgresTarget

@@ -2,6 +2,7 @@
 stopped by pid.
 
     processes.py  packages, private folders, free ports, a process that is ended by its pid
-    postgres.py, mariadb.py, etcd.py   one server each
+    postgres.py, mariadb.py, cassandra.py, etcd.py   one server each
+    databases.py  an engine by its name, and fresh databases on it
     proxy.py      a TCP link that loses, delays or cuts on command
 """

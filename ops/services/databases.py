@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ops.services.cassandra import cassandra_server
 from ops.services.mariadb import MariadbServer, mariadb_server
 from ops.services.postgres import PostgresServer, postgres_server
 
@@ -67,6 +68,7 @@ class Database:
 SERVERS: dict[str, Callable[[], AbstractContextManager[DatabaseServer]]] = {
     "postgres": postgres_server,
     "mariadb": mariadb_server,
+    "cassandra": cassandra_server,
 }
 
 

@@ -89,7 +89,7 @@ def test_a_field_at_its_default_is_not_written() -> None:
     assert set(plain(new_state("n", "w", "r"))) == {"namespace_id", "workflow_id", "run_id"}
 
 
-ENTRY = ["n", "w", "r", 1, 5, [["x", "request"]]]
+ENTRY = ["n", "w", "r", 1, 5, [["x", "request"]], 0]
 
 
 def record(*entries: list[Any]) -> bytes:
@@ -102,7 +102,7 @@ def test_the_journal_record_of_these_tests_is_one_that_is_read() -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    [[*ENTRY, "of tomorrow"], [*ENTRY[:5], [["x", "request", "of tomorrow"]]], [*ENTRY[:5], [["of-tomorrow", 1]]]],
+    [[*ENTRY, "of tomorrow"], [*ENTRY[:5], [["x", "request", "of tomorrow"]], 0], [*ENTRY[:5], [["of-tomorrow", 1]], 0]],
     ids=["a field of the entry", "a field of a note", "a kind of note"],
 )
 def test_a_journal_record_with_something_of_a_newer_version_is_refused(entry: list[Any]) -> None:

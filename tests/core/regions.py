@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.core.branches import Head, head_of, lca_event, lca_transition, winner
-from cluster.core.entry import Buffered
-from cluster.core.ledger import LedgerLine
+from cluster.core.ledger import LedgerLine, Outcome
 from cluster.core.reapply import reapply
 from cluster.core.salvage import salvage
 from tests.core.build import CountingIds, Run
@@ -60,10 +59,27 @@ def append(run: Run, lines: list[LedgerLine]) -> list[bool]:
     return [run.do(lambda t, line=line: reapply(t, line)) for line in lines if line.outcome == "reapply"]  # type: ignore[misc]
 
 
+def begun(*wishes: Any, **fields: Any) -> Run:
+    """A run in region one whose first task has made these wishes."""
+    run = Run(**fields)
+    run.version = 1
+    run.task(*wishes)
+    return run
+
+
+def parted(run: Run) -> tuple[Run, Run]:
+    """Region one goes on under version 1; region two, made active by force, under version 2."""
+    return part(run, 1), part(run, 2)
+
+
+def line_of(met: Met, name: str) -> LedgerLine:
+    return next(line for line in met.lines if line.name == name)
+
+
+def outcome_of(met: Met, name: str) -> Outcome:
+    return line_of(met, name).outcome
+
+
 def ledger(lines: list[LedgerLine]) -> str:
     """As a test writes it: where, what, outcome."""
     return "\n".join(f"{line.source} {line.number} {line.name}: {line.outcome}" for line in lines)
-
-
-def buffered_count(run: Run) -> int:
-    return sum(isinstance(item, Buffered) for entry in run.entries for item in entry.items)

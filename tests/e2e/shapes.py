@@ -16,12 +16,9 @@ from chaos.cluster.region import start_one_after_another
 from cluster.node_config import StoreConfig, StoreKind
 from ops.cluster_servers import ClusterServers
 from ops.servers import OutlastServer
-from ops.services.databases import SERVERS, Database, engine_server, fresh_database
+from ops.services.databases import Database, engine_server, fresh_database
 from ops.services.etcd import EtcdServer
 from tests.e2e.stored_states import disagreements
-from tests.services.cassandra import cassandra_server
-
-SERVERS.setdefault("cassandra", cassandra_server)
 
 SHARDS_ALONE, SHARDS_OF_CLUSTER = 4, 12
 KINDS: dict[str, StoreKind] = {"sqlite": "sqlite", "postgres": "postgres", "mariadb": "mysql", "cassandra": "cassandra"}

@@ -96,7 +96,11 @@ async def test_a_failed_call_fails_the_job() -> None:
 
 
 async def test_a_load_that_lost_a_signal_is_refused() -> None:
-    load = SdkLoad(Job("signals", "signals", "sdk", "127.0.0.1:1", "default", 1, 1.0, 1))
+    job = Job(
+        scenario="signals", load="signals", mode="sdk", addresses=("127.0.0.1:1",), namespace="default", server_pids=(1,),
+        duration_s=1.0, concurrency=1,
+    )  # fmt: skip
+    load = SdkLoad(job)
     load._sent = 1  # acknowledged, but no workflow saw it
     with pytest.raises(AssertionError, match="1 acknowledged"):
         await load.close()

@@ -133,6 +133,18 @@ async def test_a_process_that_stands_still_is_killed_and_replaced(tmp_path: Path
         assert await running == EXIT_OK
 
 
+async def test_a_supervisor_whose_pings_have_failed_does_not_go_on_as_if_it_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(processes.Supervisor, "_ping", fail)
+    config = NodeConfig(port=0, http_port=0, store=StoreConfig(kind="sqlite", url=str(tmp_path / "o.db")))
+    with pytest.raises(ZeroDivisionError):
+        await processes.Supervisor(config, 2, LogSection(level="error")).run()
+
+
 def test_what_a_node_is_told_arrives_unchanged() -> None:
     node = NodeInfo("a", "127.0.0.1:1", ("history",), "z", "1", 4, "c", 5, "i", NodeState.READY)
     store = StoreConfig(kind="postgres", url="postgresql://u:p@h/d", is_shared=True)

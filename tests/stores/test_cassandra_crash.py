@@ -17,7 +17,7 @@ ACKS_BEFORE = 200
 async def test_nothing_acknowledged_is_lost_when_cassandra_is_killed_under_load(keyspace: Keyspace) -> None:
     store = keyspace.store(request_timeout_s=3.0)
     await store.open()
-    load = _Load(store)
+    load = _Load(store)  # type: ignore[arg-type]
     owners = [asyncio.get_running_loop().create_task(load.own(shard)) for shard in SHARDS]
     try:
         await load.until(lambda: load.acks_count >= ACKS_BEFORE)
@@ -33,7 +33,7 @@ async def test_nothing_acknowledged_is_lost_when_cassandra_is_killed_under_load(
         ended = await asyncio.gather(*owners, return_exceptions=True)
     assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
     async with keyspace.opened() as witness:
-        await load.audit(witness)
+        await load.audit(witness)  # type: ignore[arg-type]
     await store.close()
     assert load.failures[StoreUnknown.__name__] > 0
 

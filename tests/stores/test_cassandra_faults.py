@@ -105,7 +105,7 @@ async def test_a_checkpoint_cut_off_at_any_step_is_made_good_by_the_next_owner(k
                 raise StoreUnknown("cut off by the test")
             await write(*steps)  # type: ignore[arg-type]
 
-        store._session.write = cut_off  # type: ignore[method-assign, assignment]
+        store._session.write = cut_off  # type: ignore[method-assign]
         whole = ([first, second], [blob(first.key, 1, 3), blob(second.key, 1, 3)], [third])
         with pytest.raises(StoreUnknown):
             await store.checkpoint(lease, *whole, 1)
