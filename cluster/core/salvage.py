@@ -58,7 +58,7 @@ def salvage(
     expected_ids = list(range(common_event_id + 1, loser.next_event_id))
     if [event.event_id for event in events] != expected_ids:
         raise ValueError(f"the loser's events are not those from {common_event_id + 1} to {loser.next_event_id - 1}")
-    case.note_starts(events, loser_events)
+    case.note_starts((*loser_events, *loser.buffered))
     lines = [
         case.line(Source.EVENT, event.event_id, event, data) for event, data in zip(events, loser_events, strict=True)
     ]
@@ -111,8 +111,9 @@ class _Case:
         self.had = Counter(map(signal_digest, filter(_is_anonymous, map(parse_event, (*winner_events, *winner.buffered)))))
         self.told: Counter[str] = Counter()
 
-    def note_starts(self, events: Sequence[HistoryEvent], encoded: Sequence[bytes]) -> None:
-        for event, data in zip(events, encoded, strict=True):
+    def note_starts(self, encoded: Sequence[bytes]) -> None:
+        for data in encoded:
+            event = parse_event(data)
             if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
                 self.starts[event.activity_task_started_event_attributes.scheduled_event_id] = data
 

@@ -177,7 +177,7 @@ def main(
         if unknown := [word for word in words if word not in known]:
             raise typer.BadParameter(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}")
     console = Console()
-    console = console if console.is_terminal else Console(width=170)
+    console = console if console.is_terminal else Console(width=200)
     duration_s = duration or (QUICK_DURATION_S if quick else DURATION_S)
     bench = Bench(console, out.absolute() / "bench-cluster", duration_s, settle, rounds)
     if profile:

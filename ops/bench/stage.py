@@ -105,6 +105,7 @@ def cluster(
 ) -> Iterator[Running]:
     """Nodes with etcd, one for each list of roles (empty: all of them). Raises ServerFailed, ServiceUnavailable."""
     url, beside = databases.urls(engine)
+    shutil.rmtree(folder / "etcd", ignore_errors=True)  # another database is another cluster
     etcd = EtcdServer(folder / "etcd").start()
     try:
         settings: dict[int, dict[str, Any]] = {

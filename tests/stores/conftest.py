@@ -124,10 +124,9 @@ SERVER_ENGINES: dict[str, Callable[[Any], AbstractAsyncContextManager[Engine]]] 
     "mariadb": _on_server,
     "cassandra": _on_server,
 }
-_MARKED = ("postgres", "mariadb")  # those named in pyproject.toml
 _PARAMS = [
     *ENGINES,
-    *(pytest.param(name, marks=[getattr(pytest.mark, name)] if name in _MARKED else []) for name in SERVER_ENGINES),
+    *(pytest.param(name, marks=[getattr(pytest.mark, name)]) for name in SERVER_ENGINES),
 ]
 
 
