@@ -8,12 +8,12 @@ from cluster.core.apply import fold_events
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import split_framed
 from cluster.core.state import checksum
-from cluster.core.without_notes import without_notes
+from cluster.core.without_notes import hash_differs, without_notes
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
 from cluster.stores.base import CorruptRecord, ShardId, Store, StoreError
 
-BLOB_BRANCH = 0
+BLOB_BRANCH = 0  # of a run that no other region has replaced by its own branch
 
 log = structlog.get_logger("history")
 
@@ -28,7 +28,7 @@ async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: 
         return tail[first - tail_first : last - tail_first + 1]
     state_tail = list(tail) if last >= tail_first else []
     try:
-        blobs = await store.history(shard, run.key, BLOB_BRANCH, first, min(last, tail_first - 1))
+        blobs = await store.history(shard, run.key, run.branch, first, min(last, tail_first - 1))
     except CorruptRecord as error:
         raise data_loss("history", str(error)) from error
     except StoreError as error:
@@ -59,10 +59,10 @@ async def disagreement(store: Store, shard: ShardId, run: Run) -> str:
     if state.buffered:
         return ""  # its state is ahead of its history until the next flush
     events = await read_events(store, shard, run, 1, state.next_event_id - 1)
-    folded = without_notes(fold_events(state.namespace_id, state.workflow_id, state.run_id, events))
-    stored = without_notes(state)
+    fold = fold_events(state.namespace_id, state.workflow_id, state.run_id, events)
+    folded, stored = without_notes(fold), without_notes(state)
     if checksum(folded) == checksum(stored):
-        return ""
+        return "the stored events are not those that the state was folded from" if hash_differs(fold, state) else ""
     differ = [name for name in stored.__struct_fields__ if getattr(stored, name) != getattr(folded, name)]
     return f"stored state and fold of {len(events)} events differ in {', '.join(differ)}"
 

@@ -160,7 +160,8 @@ def test_the_order_of_branches_is_total_even_where_heads_make_no_sense(one: Head
         ([(10, 1), (15, 2)], [(12, 1)], Point(10, 1)),
         ([(10, 1), (15, 2)], [(10, 1), (14, 3)], Point(10, 1)),
         ([(10, 1), (15, 2), (20, 11)], [(10, 1), (13, 2), (17, 3)], Point(13, 2)),
-        ([(10, 1), (15, 3)], [(8, 1), (12, 2), (20, 3)], Point(8, 1)),  # equal versions behind the fork count for nothing
+        ([(10, 1), (15, 3)], [(8, 1), (12, 2), (20, 3)], Point(8, 1)),
+        ([(10, 1), (15, 3)], [(8, 1), (20, 3)], Point(8, 1)),  # equal versions behind the fork count for nothing
         ([(10, 0), (12, 1)], [(10, 0), (11, 2)], Point(10, 0)),
         ([(3, 1)], [(3, 2)], BEGIN),
         ([], [(3, 2)], BEGIN),
@@ -314,6 +315,11 @@ def test_an_older_row_goes_on_and_has_a_place_in_its_line() -> None:
     assert contains(head_of(run.state), head_of(on)) and contains(head_of(on), head_of(run.state))
     assert not contradicts(head_of(on), head_of(run.state)) and not hash_differs(run.rebuilt, on)
     assert checksum(without_notes(on)) == checksum(without_notes(run.state))
+
+
+def test_a_head_travels_as_it_is() -> None:
+    head = head_of(Run().state)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(head), type=Head) == head
 
 
 def test_a_run_that_is_nowhere_has_a_head_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.enums.v1 import EventType
@@ -12,7 +13,7 @@ from temporalio.api.history.v1 import HistoryEvent
 import cluster.core.machines  # noqa: F401  (registers the appliers)
 from cluster.config import Limits
 from cluster.core.errors import CallerError
-from cluster.core.ledger import REAPPLIED, Outcome
+from cluster.core.ledger import REAPPLIED, LedgerLine, Outcome
 from cluster.core.machines import activity_calls, lifecycle
 from cluster.core.reapply import _APPENDERS, reapply
 from cluster.core.salvage import JUDGES, ROLLED_BACK, salvage
@@ -317,4 +318,6 @@ def test_the_ledger_of_the_same_two_branches_is_the_same_again() -> None:
     one.signal("s")
     one.update("u")
     two.signal("longer")
-    assert meet(one, two).lines == meet(two, one).lines
+    found = meet(one, two).lines
+    assert found == meet(two, one).lines
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(found), type=list[LedgerLine]) == found

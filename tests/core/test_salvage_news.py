@@ -69,6 +69,15 @@ def test_a_child_that_only_the_loser_wished_for_is_rolled_back_even_if_the_winne
     assert outcome_of(met, "ChildWorkflowExecutionCompleted") is Outcome.ROLLED_BACK and append(two, met.lines) == []
 
 
+def test_a_child_that_was_found_started_meanwhile_does_not_hear_of_another_run() -> None:
+    one, two = parted(begun(commands.start_child("c")))
+    child_ends(one, 5, "child-run")
+    two.signal("longer")
+    met = meet(one, two)
+    two.do(lambda t: child.record_started(t, two.events()[4], "another-run"))
+    assert append(two, met.lines) == [False, False] and two.state.children[5].run_id == "another-run"
+
+
 def test_the_answer_to_an_operation_that_the_winner_waits_for_is_told_to_it() -> None:
     one, two = parted(begun(nexus_stories.schedule()))
     operation = one.state.operations[5]
@@ -82,12 +91,23 @@ def test_the_answer_to_an_operation_that_the_winner_waits_for_is_told_to_it() ->
     assert outcome_of(meet(one, two), "NexusOperationCompleted") is Outcome.DUPLICATE
 
 
-def with_result(run: Run) -> None:
-    stamp = run.state.activities[5].stamp
-    run.do(lambda t: activity_calls.start(t, 5, request_id="poll", identity="worker", stamp=stamp))
+def test_an_operation_that_only_the_loser_wished_for_is_rolled_back_even_if_the_winner_has_one_of_that_number() -> None:
+    one, two = parted(begun())
+    for run in (one, two):
+        run.signal("same")
+        run.task(nexus_stories.schedule())
+    request_id = one.state.operations[9].request_id
+    one.do(lambda t: nexus_results.record_completed(t, 9, request_id, Payload(data=b"done")))
+    two.signal("longer")
+    assert outcome_of(meet(one, two), "NexusOperationCompleted") is Outcome.ROLLED_BACK
+
+
+def with_result(run: Run, scheduled_id: int = 5) -> None:
+    stamp = run.state.activities[scheduled_id].stamp
+    run.do(lambda t: activity_calls.start(t, scheduled_id, request_id="poll", identity="worker", stamp=stamp))
 
     def complete(t: Transition) -> None:
-        activity_calls.complete(t, 5, 1, payloads("theirs"), identity="worker")
+        activity_calls.complete(t, scheduled_id, 1, payloads("theirs"), identity="worker")
         workflow_task.schedule(t)
 
     run.do(complete)
@@ -120,6 +140,28 @@ def test_a_namespace_may_adopt_the_result_where_the_winner_has_the_activity_pend
     assert completed.result == payloads("theirs")
     assert two.events()[completed.started_event_id - 1].activity_task_started_event_attributes.request_id == "poll"
     assert 5 not in two.state.activities
+
+
+def test_a_result_that_the_loser_had_buffered_is_adopted_with_its_start() -> None:
+    run = begun(commands.schedule_activity("a", QUEUE))
+    run.signal("makes a task")
+    one, two = parted(run)
+    one.start_task()
+    with_result(one)
+    two.signal("longer")
+    met = meet(one, two, adopts_activities=True)
+    assert append(two, met.lines) == [True] and two.last("ActivityTaskStarted").request_id == "poll"
+
+
+def test_a_result_is_not_adopted_for_another_activity_of_that_number() -> None:
+    one, two = parted(begun())
+    for run, activity_id in ((one, "a"), (two, "b")):
+        run.signal("same")
+        run.task(commands.schedule_activity(activity_id, QUEUE))
+    with_result(one, 9)
+    two.signal("longer")
+    met = meet(one, two, adopts_activities=True)
+    assert met.winner is two and outcome_of(met, "ActivityTaskCompleted") is Outcome.RUN_AGAIN and append(two, met.lines) == []
 
 
 def test_who_attached_to_the_loser_is_attached_to_the_winner() -> None:

@@ -6,7 +6,7 @@ import pytest
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.update.v1 import Outcome as UpdateOutcome
 
-from cluster.core.ledger import Outcome
+from cluster.core.ledger import Outcome, Source
 from cluster.core.state import UpdateStage
 from tests.core.build import Run, payloads
 from tests.core.regions import append, begun, meet, outcome_of, part, parted
@@ -113,6 +113,17 @@ def test_an_update_that_was_given_to_a_loser_goes_on_to_the_winner() -> None:
     assert outcome_of(met, "WorkflowExecutionUpdateAdmitted") is Outcome.REAPPLY
     append(twelve, met.lines)
     assert twelve.state.updates["u"].stage == UpdateStage.ADMITTED
+
+
+def test_an_update_that_waits_in_a_losers_buffer_has_one_line() -> None:
+    run = begun()
+    one, three, twelve = part(run, 1), part(run, 3), part(run, 12)
+    one.update("u")
+    three.open_task()
+    append(three, meet(one, three).lines)
+    twelve.signal("longer")
+    about = [line for line in meet(three, twelve).lines if "Update" in line.name]
+    assert [(line.source, line.outcome) for line in about] == [(Source.BUFFERED, Outcome.REAPPLY)]
 
 
 def test_an_update_that_the_loser_refused_is_refused() -> None:
