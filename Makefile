@@ -12,10 +12,10 @@ FIRST ?= 1
 SEED ?= 1
 FUZZ_S ?= 60
 
-.PHONY: help setup demo test check bench compare sim sim-one crash fuzz clean
+.PHONY: help setup demo test test-matrix check bench compare sim sim-one crash crash-cluster fuzz clean
 
 help: ## list these words
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with the locked dependencies (does nothing when it is up to date)
 
@@ -28,6 +28,9 @@ demo: $(READY) ## 200 money transfers while the server is killed three times and
 
 test: $(READY) ## all tests (about 4 minutes on 2 cores)
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-matrix: $(READY) ## the end-to-end suite on every store and shape
+	@$(PY) -m tests.matrix $(ARGS)
 
 check: $(READY) ## ruff, mypy --strict, layers, tidy, docs
 	@.venv/bin/ruff check .
@@ -48,6 +51,9 @@ sim-one: $(READY) ## one seed of the simulator, told in full: SEED=n
 
 crash: $(READY) ## SIGKILLs at random moments under load, then the audit of every acknowledgement
 	@$(PY) -m chaos.crash $(ARGS)
+
+crash-cluster: $(READY) ## three nodes killed, frozen and cut off under load; ARGS="--store mariadb --faults 50"
+	@$(PY) -m chaos.cluster $(ARGS)
 
 fuzz: $(READY) ## descriptor-driven fuzzing of every served call for FUZZ_S seconds
 	@OUTLAST_FUZZ_S=$(FUZZ_S) $(PY) -m pytest tests/fuzz $(ARGS)

@@ -19,8 +19,9 @@ import structlog
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 
 from cluster.config import Limits, ShardConfig
+from cluster.core.errors import CallerError, Code
 from cluster.frontend.authorisation import Policy
-from cluster.frontend.cluster_identity import ClusterIdentity, load_identity
+from cluster.frontend.cluster_identity import ClusterIdentity, WantedIdentity, load_identity
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.handlers.task_queues import load_task_queue_configs
 from cluster.frontend.namespace_removal import NamespaceRemoval
@@ -30,6 +31,7 @@ from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry, namespace_not_found
+from cluster.namespaces.remote_clusters import AskCluster, Cluster, RemoteClusters, nobody_to_ask
 from cluster.routing.history import RoutedHistory
 from cluster.routing.matching import RoutedMatching
 from cluster.routing.news import News
@@ -56,14 +58,14 @@ class Seams:
     spawn: Spawn
     store: Store
     visibility: VisibilityStore
+    ask_cluster: AskCluster = nobody_to_ask
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """owner: names this process in the shards' leases. addresses: where clients connect."""
 
     owner: str
-    cluster_name: str = "active"
-    shards: int | None = None
+    identity: WantedIdentity = WantedIdentity()
     namespaces: tuple[str, ...] = ("default",)
     search_attributes: Mapping[str, int] = {}
     address: str = ""
@@ -107,12 +109,19 @@ class Assembly:
 
     # --- load -----------------------------------------------------------------------------------------------------------
     async def load(self) -> None:
-        """Raises StoreError, ShardCountDiffers."""
+        """Raises StoreError, IdentityDiffers."""
         seams, settings = self.seams, self.settings
-        self.identity = await load_identity(seams.store, seams.ids, settings.cluster_name, settings.shards)
+        self.identity = me = await load_identity(seams.store, seams.ids, settings.identity)
         self.tokens = Tokens(await load_keys(seams.store, seams.ids))
+        own = Cluster(
+            name=me.cluster_name,
+            id=me.cluster_id,
+            shard_count=me.shard_count,
+            initial_failover_version=me.initial_failover_version,
+        )
+        clusters = RemoteClusters(seams.store, own, seams.ask_cluster)
         self.namespaces = NamespaceRegistry(
-            seams.store, seams.clock, seams.ids, settings.limits, self.identity.cluster_name, self._removal.on_delete
+            seams.store, seams.clock, seams.ids, settings.limits, me.cluster_name, self._removal.on_delete, clusters
         )
         await self.namespaces.load()
         for name in settings.namespaces:
@@ -123,7 +132,11 @@ class Assembly:
         if self.namespaces.cached(name) is None:
             request = RegisterNamespaceRequest(namespace=name)
             request.workflow_execution_retention_period.FromNanoseconds(settings.limits.retention_default_ns)
-            await self.namespaces.register(request)
+            try:
+                await self.namespaces.register(request)
+            except CallerError as error:
+                if error.code is not Code.ALREADY_EXISTS:  # another node that starts now was first
+                    raise
         if settings.search_attributes:
             await self.namespaces.add_search_attributes(name, settings.search_attributes)
 

@@ -40,6 +40,18 @@ _USUAL_DETAILS: dict[Code, Message] = {
 }
 
 
+class PassedOn(CallerError):
+    """A refusal of another server, which the client sees as if it had asked there: its details are Any, and exactly those."""
+
+    details: tuple[PackedAny, ...]
+
+
+def passed_on(code: Code, message: str, status: bytes) -> PassedOn:
+    """status: the value of `grpc-status-details-bin`. Raises google.protobuf.message.DecodeError."""
+    parsed = Status.FromString(status)
+    return PassedOn(code, parsed.message or message, *parsed.details)
+
+
 def permission_denied(message: str, reason: str = "") -> CallerError:
     return CallerError(Code.PERMISSION_DENIED, message, PermissionDeniedFailure(reason=reason))
 
@@ -52,10 +64,13 @@ def shown_message(error: CallerError) -> str:
 
 def packed_details(error: CallerError) -> list[PackedAny]:
     """What the error carries; the public server's errors of some codes carry a detail always, and Go's client asks for it."""
-    usual = _USUAL_DETAILS.get(error.code)
+    usual = None if isinstance(error, PassedOn) else _USUAL_DETAILS.get(error.code)
     details = error.details or (() if usual is None else (usual,))
     packed = []
     for detail in details:
+        if isinstance(detail, PackedAny):  # by another server, of a type that this one may not know
+            packed.append(detail)
+            continue
         one = PackedAny()
         one.Pack(detail)
         packed.append(one)

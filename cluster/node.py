@@ -101,7 +101,7 @@ class Node:
 
     # --- start ------------------------------------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Raises NotLoopback, DatabaseInUse, PortInUse, StoreError, ShardCountDiffers, MembershipRefused, MembershipUnavailable,
+        """Raises NotLoopback, DatabaseInUse, PortInUse, StoreError, IdentityDiffers, MembershipRefused, MembershipUnavailable,
         InsecureListener, OSError (files of keys); then nothing is left open."""
         began = time.monotonic()
         try:
@@ -138,12 +138,17 @@ class Node:
 
     async def _assemble(self) -> None:
         from cluster.assembly import Assembly, Seams, Settings
+        from cluster.frontend.cluster_identity import WantedIdentity
+        from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
 
         config = self.config
         settings = Settings(
             owner=f"{self.node_id}/{os.getpid()}",
-            cluster_name=config.cluster_name,
-            shards=config.shards,
+            identity=WantedIdentity(
+                cluster_name=config.cluster_name,
+                shard_count=config.shards,
+                initial_failover_version=config.initial_failover_version,
+            ),
             namespaces=config.namespaces,
             search_attributes=config.search_attributes,
             address=f"{config.ip}:{config.port}",
@@ -151,7 +156,8 @@ class Node:
             limits=config.limits,
             shard=config.shard,
         )
-        self.assembly = Assembly(Seams(self.clock, self.ids, self.spawn, self.store, self.visibility), settings)
+        seams = Seams(self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster())
+        self.assembly = Assembly(seams, settings)
         await self.assembly.load()
 
     async def _take_place(self) -> None:

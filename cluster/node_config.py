@@ -79,6 +79,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     node_id: "" = host name and process id; in a cluster a stable name is better (the ring gives it the same shards again).
     store, visibility: None means: `db`, an SQLite file or ":memory:"; visibility None: beside the store, in the same engine.
     search_attributes: name -> type (an AttributeType), added to every namespace of `namespaces`.
+    cluster_name, initial_failover_version: "" and 0 = as stored, or "active" and 1 in a new database.
     shards: None = as many as the database has, 4 for a new one.
     is_port_shared: other processes of this machine listen on the same ports (SO_REUSEPORT).
     allow_insecure: listen on any address although nobody is asked who they are, for networks closed by other means.
@@ -97,7 +98,8 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: tuple[str, ...] = ("default",)
     search_attributes: Mapping[str, int] = {}
     shards: int | None = None
-    cluster_name: str = "active"
+    cluster_name: str = ""
+    initial_failover_version: int = 0
     node_id: str = ""
     zone: str = ""
     roles: tuple[str, ...] = ROLES

@@ -146,37 +146,47 @@ def unexplained_start(operations: Sequence[Operation], runs: Sequence[RunHistory
     best_count, best_blocker = -1, operations[0] if operations else None
     while stack:
         done, state = stack.pop()
-        undone = [index for index in range(len(operations)) if not done >> index & 1]
         # What has no end need not have happened before the last answer was given, but it did happen: it must fit in too.
         if done == everything:
             return None
-        horizon_ns = min(operations[index].ended_ns for index in undone)
+        nexts, horizon = possible_next(done, operations)
         if done.bit_count() > best_count:
-            best_count = done.bit_count()
-            best_blocker = min((operations[index] for index in undone), key=lambda operation: operation.ended_ns)
-        for configuration in _next_configurations(done, state, undone, horizon_ns, operations, status, successor):
+            best_count, best_blocker = done.bit_count(), horizon
+        for configuration in _next_configurations(done, state, nexts, operations, status, successor):
             if configuration not in seen:
                 seen.add(configuration)
                 stack.append(configuration)
     return best_blocker
 
 
+def possible_next(done: int, operations: Sequence[Operation]) -> tuple[list[int], Operation]:
+    """The operations that began before the first undone one ended, and that one. Operations are in the order of their begins, so
+    the search for it ends at the first that began later: thousands of operations cost no more than those at the same time."""
+    first = (~done & (done + 1)).bit_length() - 1  # the lowest operation that is undone
+    horizon = operations[first]
+    nexts: list[int] = []
+    for index in range(first, len(operations)):
+        operation = operations[index]
+        if operation.begun_ns > horizon.ended_ns:
+            break
+        if not done >> index & 1:
+            nexts.append(index)
+            if operation.ended_ns < horizon.ended_ns:
+                horizon = operation
+    return [index for index in nexts if operations[index].begun_ns <= horizon.ended_ns], horizon
+
+
 def _next_configurations(
     done: int,
     state: State,
-    undone: Sequence[int],
-    horizon_ns: int,
+    nexts: Sequence[int],
     operations: Sequence[Operation],
     status: dict[str, str],
     successor: dict[str, str],
 ) -> list[tuple[int, State]]:
-    """What may come next: any operation that began before the first undone one ended."""
     found: list[tuple[int, State]] = []
-    for index in undone:
-        operation = operations[index]
-        if operation.begun_ns > horizon_ns:
-            break
-        after_states = next_states(operation, state, status, successor)
+    for index in nexts:
+        after_states = next_states(operations[index], state, status, successor)
         if state in after_states:
             # It fits here and changes nothing: every order that has it later also works with it now; no other branch is needed.
             return [(done | 1 << index, state)]

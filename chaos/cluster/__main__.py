@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -70,6 +71,7 @@ def show(report: Report, console: Console) -> None:
 def main(arguments: list[str]) -> int:
     console = Console(soft_wrap=True, highlight=False)
     plan = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else its databases and nodes would outlive it
     console.print(f"cluster campaign: {plan.course} of {plan.nodes} nodes on {plan.store}, seed {plan.seed}")
     report = asyncio.run(run_campaign(plan, console))
     show(report, console)

@@ -215,6 +215,9 @@ RETRYABLE = (
 MEANT = ("ALREADY_EXISTS", "NOT_FOUND", "FAILED_PRECONDITION", "INVALID_ARGUMENT: Invalid WorkflowIDReusePolicy")
 
 
+ATTEMPTS_OF_THE_SDK = 1_000  # what the ledger writes for them: nobody knows how many (chaos/crash/load.py)
+
+
 def only_retryable(stage: Stage) -> None:
     """No call failed otherwise than in a way that its caller repeats."""
     strange = {text: count for text, count in stage.requests.errors_count.items() if not text.startswith((*RETRYABLE, *MEANT))}
@@ -222,7 +225,8 @@ def only_retryable(stage: Stage) -> None:
     stage.report.figures["retryable answers"] = retryable
     if strange:
         stage.report.violate("only_retryable_failures", str(strange))
-    unknown = [act.token for act in stage.ledger if act.outcome == "unknown" and act.attempts > 5]
+    # The official client's own attempts all go to one node, which may be down for longer than it repeats; ours go to all.
+    unknown = [act.token for act in stage.ledger if act.outcome == "unknown" and 5 < act.attempts < ATTEMPTS_OF_THE_SDK]
     if unknown:
         stage.report.violate("only_retryable_failures", f"these were repeated in vain: {unknown[:10]}")
 

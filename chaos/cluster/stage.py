@@ -1,9 +1,9 @@
 """A region under load: clients and workers on all nodes, the ledger of what they were told, and the audit at the end.
 
-    async with stage(plan, report, console) as it:     region up, canaries placed, load runs
-        ...                                            a course breaks things
-        await it.heal()                                everything is up again, and every shard takes writes through every node
-        await it.audit()                               load ends, runs end, everything is read back and checked
+async with stage(plan, report, console) as it:     region up, canaries placed, load runs
+    ...                                            a course breaks things
+    await it.heal()                                everything is up again, and every shard takes writes through every node
+    await it.audit()                               load ends, runs end, everything is read back and checked
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Worker
 
-from chaos.checkers.ledger import Act, ActKind, Ledger, Outcome
+from chaos.checkers.ledger import Act, Ledger, Outcome
 from chaos.cluster.canaries import Canaries
 from chaos.cluster.load import ClusterLoad
 from chaos.cluster.plan import Plan, Report
@@ -180,8 +180,8 @@ class Stage:
         await self.under_load(_all(self._clients_jobs), clients_may_end=True)
         self._clients_jobs = []
 
-    async def end(self) -> None:
-        """Whatever happened: nothing of this stage runs any more."""
+    async def end_load(self) -> None:
+        """Whatever happened: no client and no worker of this stage runs any more."""
         if hasattr(self, "requests"):
             self.requests.on_end = lambda _: None  # calls that are cut off here end after the timeline is closed
         for job in (*self._jobs, *self._clients_jobs):
@@ -194,17 +194,11 @@ class Stage:
                 await asyncio.wait_for(worker.shutdown(), 20)
             job.cancel()
             await asyncio.gather(job, return_exceptions=True)
-        self.bank.close()
+        self._workers, self._jobs, self._clients_jobs = [], [], []
 
 
 async def _all(jobs: Sequence[asyncio.Task[None]]) -> None:
     await asyncio.gather(*jobs)
-
-
-def worked(ledger: Ledger) -> int:
-    """Acks that took a worker's part."""
-    kinds = (ActKind.UPDATE, ActKind.COMPLETION)
-    return sum(act.outcome == Outcome.ACKED and act.kind in kinds for act in ledger)
 
 
 @contextlib.asynccontextmanager
@@ -220,6 +214,7 @@ async def stage(
                 await it.begin()
                 yield it
             finally:
-                await it.end()
+                await it.end_load()
+                it.bank.close()
                 it.ledger.save(plan.folder / "ledger.jsonl")
                 report.seconds = it.now_s

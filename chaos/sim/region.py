@@ -28,6 +28,7 @@ from cluster.core.errors import CallerError
 from cluster.failures import as_caller_error
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
+from cluster.frontend.cluster_identity import WantedIdentity
 from cluster.frontend.methods import METHODS
 from cluster.frontend.service import Frontend
 from cluster.history.service import HistoryService
@@ -86,7 +87,7 @@ class SimNode:
             Seams(self.clock, self.ids, self.spawn, self.store, self.visibility),
             Settings(
                 owner=f"{host}#{life}",
-                shards=config.shards,
+                identity=WantedIdentity(shard_count=config.shards),
                 limits=config.limits,
                 shard=config.shard,
                 namespaces=(NAMESPACE,),

@@ -155,9 +155,10 @@ def lost_children(history: RunHistory, by_run: Mapping[str, RunHistory]) -> bool
 
 
 def is_fed(world: World) -> bool:
-    """Whether visibility has been told of everything."""
+    """Whether visibility has been told of everything. A shard that is open nowhere may still owe something."""
     feeds = [node.history.feed for node in world.nodes]
-    return bool(feeds) and not any(feed._waiting or feed._writing for feed in feeds)
+    open_somewhere = {number for node in world.nodes for number in node.history._shards}
+    return len(open_somewhere) == world.config.shards and not any(feed._waiting or feed._writing for feed in feeds)
 
 
 def open_in_one_place(world: World) -> list[str]:

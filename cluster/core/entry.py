@@ -178,7 +178,12 @@ class EntryFormatError(Exception):
 
 
 def encode_entry(entry: Entry) -> bytes:
-    return _encoder.encode(entry)
+    """Of a namespace that is not replicated in the form without a version, which the release before versions reads as well."""
+    if entry.version:
+        return _encoder.encode(entry)
+    return _encoder.encode(
+        (entry.namespace_id, entry.workflow_id, entry.run_id, entry.first_event_id, entry.at, entry.items)
+    )
 
 
 def decode_entry(data: bytes) -> Entry:

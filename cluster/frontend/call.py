@@ -25,16 +25,18 @@ class Call:
     namespace: the name of the namespace the call acts in, "" if in none or not yet known.
     record: that namespace, once the interceptors have found it.
     token: the task token of the request, opened and checked, for calls that carry one.
+    data: the request as it came, for whoever passes the call on as it is; empty for a call that came as a message.
     """
 
-    __slots__ = ("deadline", "metadata", "method", "name", "namespace", "peer", "record", "subject", "token")
+    __slots__ = ("data", "deadline", "metadata", "method", "name", "namespace", "peer", "record", "subject", "token")
 
-    def __init__(self, method: str, metadata: dict[str, str], deadline: float | None, peer: str) -> None:
+    def __init__(self, method: str, metadata: dict[str, str], deadline: float | None, peer: str, data: bytes = b"") -> None:
         self.method = method
         self.name = method.rsplit("/", 1)[-1]
         self.metadata = metadata
         self.deadline = deadline
         self.peer = peer
+        self.data = data
         self.subject = ""
         self.namespace = ""
         self.record: NamespaceRecord | None = None

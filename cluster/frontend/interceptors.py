@@ -7,6 +7,7 @@
 | identity        | who calls                                                                 | UNAUTHENTICATED       |
 | namespace       | which namespace; opens the task token; a token works in its own one only  | INVALID_ARGUMENT ...  |
 | authorisation   | may they do this there                                                    | PERMISSION_DENIED     |
+| forwarding      | a namespace that is active in another region is served there (if linked)  | what that one says    |
 | clamps          | times beyond any clock come back to the nearest possible one              |                       |
 | validation      | the request against the public server's rules; fills in defaults          | INVALID_ARGUMENT      |
 | id lengths      | no id of the request is longer than the limit                             | INVALID_ARGUMENT      |
@@ -27,6 +28,7 @@ from cluster.frontend.call import Handler, Interceptor
 from cluster.frontend.call_figures import CallFigures
 from cluster.frontend.clamps import clamp_times
 from cluster.frontend.drain import Drain
+from cluster.frontend.forwarding import Forwarding
 from cluster.frontend.id_lengths import id_lengths
 from cluster.frontend.methods import METHODS
 from cluster.frontend.namespace_of_call import namespace_of_call
@@ -45,7 +47,9 @@ def interceptor_list(
     tokens: Tokens,
     limits: Limits,
     rules: Validation,
+    forwarding: Forwarding | None = None,
 ) -> list[Interceptor]:
+    """forwarding: None in a server that knows no other regions."""
     check_all_rules()
     return [
         figures.interceptor,
@@ -53,6 +57,7 @@ def interceptor_list(
         identity(policy),
         namespace_of_call(namespaces, tokens, limits),
         authorisation(policy),
+        *([] if forwarding is None else [forwarding.interceptor]),
         clamp_times,
         validation(rules),
         id_lengths(limits),

@@ -5,6 +5,8 @@ A test holds that every method of the descriptors is either served or listed her
 
 from __future__ import annotations
 
+import replication
+
 _PER_REASON: dict[str, str] = {
     "schedules are not built": """
         CreateSchedule DescribeSchedule UpdateSchedule PatchSchedule ListScheduleMatchingTimes DeleteSchedule ListSchedules
@@ -35,4 +37,15 @@ _PER_REASON: dict[str, str] = {
     "one region: remote clusters are not built": "AddOrUpdateRemoteCluster RemoveRemoteCluster",
 }
 
-NOT_BUILT: dict[str, str] = {name: reason for reason, names in _PER_REASON.items() for name in names.split()}
+# Served, once regions can be linked (handlers/clusters.py).
+_NEED_LINKED_REGIONS = frozenset({"AddOrUpdateRemoteCluster", "RemoveRemoteCluster"})
+
+
+def not_built() -> dict[str, str]:
+    """By method name, as the switch of replication/__init__.py is now."""
+    listed = {name: reason for reason, names in _PER_REASON.items() for name in names.split()}
+    left_out = _NEED_LINKED_REGIONS if replication.REGIONS_ARE_LINKED else frozenset()
+    return {name: reason for name, reason in listed.items() if name not in left_out}
+
+
+NOT_BUILT: dict[str, str] = not_built()

@@ -15,6 +15,7 @@ from cluster.tokens import TaskToken
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord
+    from cluster.namespaces.remote_clusters import Cluster, RemoteClusters
 
 Answer = Message | bytes
 
@@ -78,6 +79,9 @@ class NamespacesPort(Protocol):
     """The registry. `cached` and `cached_by_id` cost nothing; the others may read the store and raise CallerError, NOT_FOUND with
     NamespaceNotFoundFailure for what does not exist."""
 
+    @property
+    def clusters(self) -> RemoteClusters: ...
+
     def cached(self, name: str) -> NamespaceRecord | None: ...
 
     def cached_by_id(self, namespace_id: str) -> NamespaceRecord | None: ...
@@ -105,3 +109,9 @@ class NamespacesPort(Protocol):
     async def add_search_attributes(self, name: str, added: Mapping[str, int]) -> NamespaceRecord: ...
 
     async def remove_search_attributes(self, name: str, removed: Iterable[str]) -> NamespaceRecord: ...
+
+    async def add_or_update_cluster(
+        self, address: str, http_address: str, is_connected: bool, is_replicated: bool
+    ) -> Cluster: ...
+
+    async def remove_cluster(self, name: str) -> None: ...

@@ -1,4 +1,5 @@
-"""The public services over grpcio's asyncio server: the only file of the frontend that knows gRPC.
+"""The public services over grpcio's asyncio server: with remote_grpc.py the only file of the frontend that
+knows gRPC.
 
 A call is decoded here, handed to its wrapped handler (interceptors.py) and encoded again; handlers that already have bytes
 return them and nothing is encoded twice. A refused call becomes a status with `grpc-status-details-bin`, on which official
@@ -116,6 +117,7 @@ def _serve(method: Method, handler: Handler, ids: Ids) -> Callable[[bytes, Any],
             {key: value for key, value in context.invocation_metadata() if isinstance(value, str)},
             None if remaining_s is None else loop.time() + remaining_s,
             context.peer(),
+            data,
         )
         try:
             answer = await handler(call, decode(data))

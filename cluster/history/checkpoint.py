@@ -13,7 +13,6 @@ from cluster.core.effects import effects
 from cluster.core.errors import CallerError
 from cluster.core.events import join_framed
 from cluster.core.state import encode_state
-from cluster.history.events import BLOB_BRANCH
 from cluster.history.run import Run
 from cluster.stores.base import HistoryBlob, RunKey, Snapshot, StoreError
 
@@ -30,7 +29,7 @@ class Checkpointer:
         self._shard = shard
         self._timer: asyncio.TimerHandle | None = None
         self._is_running = False
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
     def request(self) -> None:
         """Something changed: a checkpoint comes within the interval, or at once when the journal is long."""
@@ -73,7 +72,7 @@ class Checkpointer:
 
     async def write(self) -> None:
         """Writes all that is dirty now. Raises StoreError, or UNAVAILABLE if the journal fails; nothing is lost then."""
-        async with self._lock:  # the cut of one must not overtake the rows of another
+        async with self.lock:  # the cut of one must not overtake the rows of another
             await self._write()
 
     async def _write(self) -> None:
@@ -100,17 +99,17 @@ class Checkpointer:
         gone: list[Run] = []
         for run in [run for key in keys if (run := shard.dirty.pop(key, None)) is not None]:
             state, is_fed = run.state, shard.is_fed(run)
-            if state.is_deleted and is_fed and not (effects(state) and shard.knows_namespace(state.namespace_id)):
+            if state.is_deleted and is_fed and not shard.owes(state) and shard.may_remove(run):
                 gone.append(run)
                 continue
             if state.is_deleted or not is_fed:
                 shard.mark_dirty(run)  # looked at again, until it can be deleted, or its row can say its real time
                 if run.row_position == run.position:
                     continue
-            snapshots.append(snapshot_of(run, is_fed, shard.wake_of(state)))
+            snapshots.append(snapshot_of(run, is_fed, shard.due_of(state)))
             if run.tail:
                 events = join_framed(run.tail)
-                blobs.append(HistoryBlob(run.key, BLOB_BRANCH, run.stored_event_id + 1, run.last_event_id, events))
+                blobs.append(HistoryBlob(run.key, run.branch, run.stored_event_id + 1, run.last_event_id, events))
             written.append((run, len(run.tail), run.last_event_id, run.position))
         if position > shard.journal.durable_position:
             await shard.journal.durable(position)
@@ -122,12 +121,14 @@ class Checkpointer:
             run.is_dirty = run.key in shard.dirty
         for run in gone:  # not earlier: until now the store would have shown it to readers
             shard.forget(run)
+            if shard.replicas is not None:
+                await shard.replicas.removed(run.key)
 
 
 def snapshot_of(run: Run, is_fed: bool, wake_at: int) -> Snapshot:
     """The run's row. wake_at 0 says that something is owed now: an effect, or its visibility row."""
     state = run.state
-    is_owing = not is_fed or bool(effects(state))
+    is_owing = not is_fed or bool(effects(state)) or state.is_deleted  # a deleted one owes its removal
     return Snapshot(
         key=run.key,
         data=encode_state(state),

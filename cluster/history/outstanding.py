@@ -42,16 +42,20 @@ class Outstanding:
         spawn: Spawn,
         deliver: Callable[[Shard, Run, Effect], Coroutine[Any, Any, None]],
         sticky_gone: Callable[[Shard, Run], None],
+        is_active: Callable[[str], bool] = lambda namespace_id: True,
     ) -> None:
+        """is_active: whether this region acts for the namespace; if not, nothing of it is offered or delivered."""
         self._matching = matching
         self._spawn = spawn
         self._deliver = deliver
         self._sticky_gone = sticky_gone
+        self._is_active = is_active
         self._index: dict[tuple[QueueKey, int], dict[tuple[str, int, int], TaskHint]] = {}
 
     def reconcile(self, shard: Shard, run: Run, state: RunState) -> None:
         """Called with a durable state of the run."""
-        wanted = effects(state)
+        is_active = self._is_active(state.namespace_id)
+        wanted = effects(state) if is_active else []
         active = run.active
         if not wanted and not active:
             return
@@ -61,6 +65,8 @@ class Outstanding:
             if isinstance(served, TaskHint):
                 self._unlist(served)
                 self._matching.withdraw(served)
+            elif isinstance(served, asyncio.Task) and not is_active:
+                served.cancel()  # as if cut off: the region that is active now repeats it
         for effect in wanted:
             if effect not in active:
                 self._begin(shard, run, state, effect)

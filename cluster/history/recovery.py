@@ -14,6 +14,7 @@ import structlog
 
 from cluster.core.apply import apply_entry, new_state
 from cluster.core.entry import Base, DeletedNote, Entry, decode_group
+from cluster.core.state import RunState
 from cluster.history.run import Run
 from cluster.stores.base import CorruptRecord, JournalRecord, RunKey
 
@@ -31,6 +32,7 @@ class Replay:
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self._looked_up: set[RunKey] = set()
+        self._foreign: set[RunKey] = set()  # runs with entries of other regions
         self._rowless: set[RunKey] = set()  # entries without a beginning: a deleted run, whose deletion must come yet
 
     async def run(self, after: int) -> None:
@@ -56,6 +58,8 @@ class Replay:
                 key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
                 if key not in self._looked_up:
                     places.setdefault(key, position)
+                if self._is_foreign(entry):
+                    self._foreign.add(key)
         self._looked_up.update(places)
         keys = list(places)
         for start in range(0, len(keys), LOADS_AT_ONCE):
@@ -65,10 +69,14 @@ class Replay:
         shard = self._shard
         try:
             row = await shard.store.load(shard.id, key)
-            if row is not None:
+            if row is not None and key not in shard.runs:
                 shard.admit(row)
+            if key in self._foreign:  # it may have been written behind the back of the current run
+                row = await shard.store.current_run(shard.id, key.namespace_id, key.workflow_id)
+                if row is not None and row.key not in shard.runs:
+                    shard.admit(row)
         except CorruptRecord as error:
-            shard.set_aside(key, str(error), position)
+            self._set_aside(error.key or key, str(error), position)
 
     def _take(self, position: int, entry: Entry) -> None:
         shard = self._shard
@@ -89,11 +97,39 @@ class Replay:
         try:
             state = apply_entry(run.state, entry)
         except Exception as error:  # poison: whatever the reason, this run alone stops
-            shard.set_aside(key, f"entry at journal position {position} cannot be applied: {error!r}", position)
+            self._set_aside(key, f"entry at journal position {position} cannot be applied: {error!r}", position)
             return
-        if is_first and entry.first_event_id > 1:  # begins with a stored prefix
-            run.stored_event_id = entry.first_event_id - 1
-        shard.take_replayed(run, state, entry, position, is_first)
+        self._keep(run, state, entry, position, is_first)
+
+    def _keep(self, run: Run, state: RunState, entry: Entry, position: int, is_first: bool) -> None:
+        """An entry of the journal that the run's row did not contain."""
+        shard = self._shard
+        run.take(state, entry)
+        run.branch = shard.branch_of(run)
+        run.position = position
+        shard.mark_dirty(run)
+        if self._is_foreign(entry):
+            shard.current_runs.claims(run)
+        elif is_first:
+            shard.current_runs.begins(run)
+        if state.is_deleted:
+            shard.current_runs.leaves(run)
+
+    def _is_foreign(self, entry: Entry) -> bool:
+        """Whether another region wrote it. What it is to the workflow id is then not said by the order in which it came."""
+        is_bare_state = len(entry.items) == 1 and isinstance(entry.items[0], Base)
+        return is_bare_state or not self._shard.regions.is_ours(entry.version)
+
+    def _set_aside(self, key: RunKey, reason: str, position: int) -> None:
+        """A run that cannot be replayed: it answers DATA_LOSS, the shard goes on."""
+        shard = self._shard
+        log.error("a run cannot be replayed and is set aside", run=key, shard=shard.id, reason=reason)
+        shard.set_aside_runs[key] = reason
+        shard.truncation_max = min(position - 1, position if shard.truncation_max is None else shard.truncation_max)
+        run = shard.runs.get(key)
+        if run is not None:
+            shard.dirty.pop(key, None)
+            shard.forget(run)
 
     def _pass_over(self, key: RunKey, entry: Entry) -> None:
         """The run was deleted from the store, and the crash came before the truncation."""

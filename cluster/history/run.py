@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cluster.config import Limits
-from cluster.core.entry import Entry, Flushed
+from cluster.core.entry import Base, Entry, Flushed
 from cluster.core.state import RunState, SnapshotFormatError, decode_state
 from cluster.frontend.call import Call
 from cluster.history.journal import shard_is_moving
@@ -21,6 +21,7 @@ class Run:
 
     __slots__ = (
         "active",
+        "branch",
         "fed",
         "is_current",
         "is_dirty",
@@ -45,6 +46,7 @@ class Run:
         self.is_current = is_current
         self.position = position
         self.stored_event_id = stored_event_id
+        self.branch = 0  # the number under which the store has its history
         self.row_position = 0  # position of the row that the store has; 0 = none that this process knows of
         self.tail: list[bytes] = []
         self.is_dirty = False
@@ -69,6 +71,9 @@ class Run:
                 self.tail.append(item)
             elif isinstance(item, Flushed):
                 self.tail.append(item.event)
+            elif isinstance(item, Base):  # its events were stored before
+                self.tail.clear()
+                self.stored_event_id = item.last_event_id
 
     def changed(self) -> asyncio.Future[None]:
         """Done at the next durable change of this run."""

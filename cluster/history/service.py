@@ -19,6 +19,7 @@ from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse, QueryWorkflowResponse
 
 from cluster.config import Limits, ShardConfig
+from cluster.core.branches import head_of
 from cluster.core.due import decide_due
 from cluster.core.entry import DeletedNote
 from cluster.core.errors import CallerError
@@ -35,7 +36,9 @@ from cluster.history.journal import shard_is_moving
 from cluster.history.outstanding import Outstanding
 from cluster.history.ownership import Ownership
 from cluster.history.queries import query_failed, release
+from cluster.history.regions import OneRegion, Regions
 from cluster.history.run import Run
+from cluster.history.run_delta import RETENTION
 from cluster.history.shard import Shard
 from cluster.history.visibility_feed import VisibilityFeed
 from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
@@ -74,7 +77,9 @@ class HistoryService:
         config: ShardConfig | None = None,
         limits: Limits | None = None,
         check_search_attributes: Callable[[NamespaceRecord, Any], None] | None = None,
+        regions: Regions | None = None,
     ) -> None:
+        """regions: None = there is no other."""
         self.store = store
         self.clock = clock
         self.ids = ids
@@ -86,13 +91,16 @@ class HistoryService:
         self.shards_count = shards_count
         self._config = config or ShardConfig()
         self._check_search_attributes = check_search_attributes
+        self._regions = regions
+        self.regions: Regions = regions or OneRegion()
+        self.on_shard: Callable[[Shard], None] = lambda shard: None  # told of each shard before it opens
         self.ownership = Ownership(self._new_shard, owner, clock, spawn, self._on_gone)
         self._shards = self.ownership.open
         # How to get to other runs, and what matching shall ask: this service itself, until something routes between nodes.
         self.reach: Callable[[BetweenRuns], Awaitable[str]] = self.perform
         self.port: HistoryPort = self
         self._deliveries = Deliveries(self)
-        self.outstanding = Outstanding(matching, spawn, self._deliveries.deliver, self._sticky_gone)
+        self.outstanding = Outstanding(matching, spawn, self._deliveries.deliver, self._sticky_gone, self.regions.is_active)
         self.feed = VisibilityFeed(visibility, spawn)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -147,8 +155,10 @@ class HistoryService:
             self._after_commit,
             self.feed.is_fed,
             self.ownership.failed,
+            self._regions,
         )
         shard.on_wake = self._on_wake
+        self.on_shard(shard)
         return shard
 
     def _on_gone(self, shard: Shard) -> None:
@@ -281,21 +291,34 @@ class HistoryService:
             release(run)
         self.outstanding.reconcile(shard, run, state)  # a deleted run's parent and children must still hear of its end
 
+    async def region_changed(self, namespace_id: str) -> None:
+        """The namespace has become active or passive here. Raises StoreError, UNAVAILABLE."""
+        for shard in list(self._shards.values()):
+            for run in list(shard.runs.values()):
+                if run.key.namespace_id == namespace_id and shard.is_durable(run):  # else its commit settles it
+                    shard.settle(run, run.state)
+            await shard.look_anew()
+
     def _on_wake(self, shard: Shard, run: Run) -> None:
         state = run.state
         if not shard.is_open or run.is_evicted or state.is_deleted:
             return
+        is_active = self.regions.is_active(state.namespace_id)
         try:
             t = shard.begin(run)
+            if not is_active:  # it is not this region's to write, but to remove
+                t.context.version = head_of(state).last_transition.version
         except CallerError as error:  # the namespace was deleted under it
             log.warning("a run of an unknown namespace has a due timer", run=run.key, error=error.message)
             return
         successors: list[Transition] = []
         try:
-            if state.is_open:
+            if state.is_open and is_active:
                 successors = decide_due(t)
-            elif shard.wake_of(state) <= t.now and not run.active:
-                t.note(DeletedNote("retention"))
+            elif not state.is_open and shard.wake_of(state) <= t.now and not run.active:
+                t.note(DeletedNote(RETENTION))
+                if shard.replicas is not None:
+                    shard.replicas.expired.add(run.key)
         except Exception:  # a poison run: its time is looked at again, the others' goes on
             log.exception("a run's due timers cannot be done", run=run.key)
             shard.set_wake_again(run)

@@ -22,9 +22,12 @@ from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
+from cluster.history.current_runs import CurrentRuns, name_of
 from cluster.history.events import data_loss, read_events, verify
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
+from cluster.history.regions import OneRegion, Regions
+from cluster.history.replicas import Replicas
 from cluster.history.run import Run, feed_signature, run_of
 from cluster.history.sweep import Sweep
 from cluster.seams import Clock, Ids, Spawn
@@ -52,6 +55,7 @@ class Shard:
         after_commit: Callable[[Shard, Run, RunState], None],
         is_fed: Callable[[Run], bool],
         on_failed: Callable[[Shard], None],
+        regions: Regions | None = None,
     ) -> None:
         self.id = id
         self.store = store
@@ -69,15 +73,19 @@ class Shard:
         self.left_count = 0  # how often a run left memory
         self.is_open = False
         self.is_fed = is_fed
-        self._current: dict[tuple[str, str], Run] = {}
+        self.regions: Regions = regions or OneRegion()
+        self.replicas = Replicas(self) if regions is not None else None
+        self.current_runs = CurrentRuns()
         self._loads: dict[Any, asyncio.Future[Run | None]] = {}
-        self._touched: dict[int, dict[Run, RunState]] = {}  # by position of the group: the last state of each run in it
+        self.touched: dict[int, dict[Run, RunState]] = {}  # by position of the group: the last state of each run in it
         self._namespace_name = namespace_name
         self._retention_ns = retention_ns
         self._after_commit = after_commit
         self._on_failed = on_failed
         self.on_wake: Callable[[Shard, Run], None] = lambda shard, run: None
-        self._checkpointer = Checkpointer(self)
+        # Of each durable group: its position, its encoded entries, the last state of each run in it. None: nobody ships them.
+        self.on_durable_entries: Callable[[Shard, int, list[bytes], dict[Run, RunState]], None] | None = None
+        self.checkpointer = self._checkpointer = Checkpointer(self)
         self._sweep = Sweep(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -89,6 +97,8 @@ class Shard:
         self.journal = Journal(
             self.store, self.lease, last, self.config, self.spawn, self._on_durable, lambda error: self.fail(error)
         )
+        if self.replicas is not None:
+            await self.replicas.load()
         await Replay(self).run(truncated_to)
         self.is_open = True
         for run in list(self.runs.values()):
@@ -96,26 +106,6 @@ class Shard:
         await self._sweep.look()
         if self.dirty and self.is_open:
             self._checkpointer.request()
-
-    def take_replayed(self, run: Run, state: RunState, entry: Entry, position: int, is_first: bool) -> None:
-        """An entry of the journal that the run's row did not contain."""
-        run.take(state, entry)
-        run.position = position
-        self.mark_dirty(run)
-        if is_first:
-            self._become_current(run)
-        elif state.is_deleted and self._current.get(_name(run.key)) is run:
-            del self._current[_name(run.key)]  # the store's pointer may name a run that came after it
-
-    def set_aside(self, key: RunKey, reason: str, position: int) -> None:
-        """A run that cannot be replayed: it answers DATA_LOSS, the shard goes on."""
-        log.error("a run cannot be replayed and is set aside", run=key, shard=self.id, reason=reason)
-        self.set_aside_runs[key] = reason
-        self.truncation_max = min(position - 1, position if self.truncation_max is None else self.truncation_max)
-        run = self.runs.get(key)
-        if run is not None:
-            self.dirty.pop(key, None)
-            self.forget(run)
 
     async def close(self) -> None:
         """Ends in good order: what is dirty is checkpointed, nobody is left waiting."""
@@ -146,7 +136,7 @@ class Shard:
             run.fail_waiters(shard_is_moving())
         self.runs.clear()
         self.dirty.clear()
-        self._current.clear()
+        self.current_runs.clear()
 
     # --- reading --------------------------------------------------------------------------------------------------------
 
@@ -162,10 +152,10 @@ class Shard:
     async def current(self, namespace_id: str, workflow_id: str) -> Run | None:
         """The current run of a workflow id. Raises CallerError."""
         name = (namespace_id, workflow_id)
-        run = self._current.get(name)
+        run = self.current_runs.get(name)
         if run is None:
             run = await self._load_once(name, lambda: self.store.current_run(self.id, namespace_id, workflow_id))
-            run = self._current.get(name, run)
+            run = self.current_runs.get(name) or run
         return None if run is None or run.state.is_deleted else run
 
     async def find(self, namespace_id: str, workflow_id: str, run_id: str) -> Run:
@@ -219,9 +209,8 @@ class Shard:
                 self.spawn(verify(self.store, self.id, run), f"verify-{self.id}")
             if len(self.runs) > 2 * self.config.idle_runs_in_memory_max + LOADED_RUNS_MAX:
                 self.evict_idle(run)
-        elif row.is_current and _name(row.key) not in self._current:
-            run.is_current = True
-            self._current[_name(row.key)] = run
+        elif row.is_current and self.current_runs.get(name_of(row.key)) is None:
+            self.current_runs.begins(run)
         return run
 
     def _refuse_set_aside(self, key: RunKey) -> None:
@@ -233,15 +222,18 @@ class Shard:
         if row.changed_position > self.journal.durable_position:
             raise LeaseLost(f"shard {self.id}: a row is of position {row.changed_position}, beyond this owner's journal")
         run = run_of(row)
+        run.branch = self.branch_of(run)
         self.runs[row.key] = run
         if row.is_current:
-            # A run in memory may have become current since the row was written.
-            run.is_current = self._current.setdefault(_name(row.key), run) is run
+            self.current_runs.loaded(run)
         if row.wake_at != 0:
             run.fed = feed_signature(run.state)
         elif run.state.is_deleted or not effects(run.state):
             self.mark_dirty(run)  # owed its visibility row alone: once that is written, the row gets its real time
         return run
+
+    def branch_of(self, run: Run) -> int:
+        return 0 if self.replicas is None else self.replicas.branch_of(run.key, run.state)
 
     async def events(self, run: Run, first: int, last: int) -> list[bytes]:
         """Encoded events first..last of a run, from the store and the tail. Raises CallerError."""
@@ -251,13 +243,19 @@ class Shard:
 
     def context(self, namespace_id: str) -> Context:
         name, retention_ns = self._namespace_name(namespace_id), self._retention_ns(namespace_id)
-        return Context(name, self.clock.now_ns(), self.ids, self.limits, retention_ns=retention_ns)
+        version = self.regions.version(namespace_id)
+        return Context(name, self.clock.now_ns(), self.ids, self.limits, version, retention_ns)
 
-    def knows_namespace(self, namespace_id: str) -> bool:
+    def owes(self, state: RunState) -> bool:
+        """Whether this region has something to do for the run: not for a passive namespace, nor for one that is gone."""
         try:
-            return bool(self._namespace_name(namespace_id))
+            is_known = bool(self._namespace_name(state.namespace_id))
         except CallerError:
-            return False
+            is_known = False
+        return is_known and self.regions.is_active(state.namespace_id) and bool(effects(state))
+
+    def may_remove(self, run: Run) -> bool:
+        return self.replicas is None or self.replicas.may_remove(run)
 
     def begin(self, run: Run, context: Context | None = None) -> Transition:
         """A transition of this run, decided at once and committed without an await in between."""
@@ -287,7 +285,7 @@ class Shard:
         state = RunState(key.namespace_id, key.workflow_id, key.run_id)
         run = Run(key, state, is_current=False, position=0, stored_event_id=entry.first_event_id - 1)
         self.runs[key] = run
-        self._become_current(run)
+        self.current_runs.begins(run)
         return run
 
     def _take(self, run: Run, t: Transition, entry: Entry, position: int) -> None:
@@ -296,7 +294,7 @@ class Shard:
         for notice in t.notices:
             run.rejected[notice.update_id] = notice.failure
         self.mark_dirty(run)
-        self._touched.setdefault(position, {})[run] = t.state
+        self.touched.setdefault(position, {})[run] = t.state
 
     async def read(self, run: Run) -> RunState:
         """What the run shows now, once that is durable; it may have gone on by then. Raises UNAVAILABLE."""
@@ -326,8 +324,7 @@ class Shard:
         run.is_evicted = True
         self.left_count += 1
         self.runs.pop(run.key, None)
-        if self._current.get(_name(run.key)) is run:
-            del self._current[_name(run.key)]
+        self.current_runs.leaves(run)
         run.fail_waiters(shard_is_moving())
         self._sweep.run_leaves(run)
 
@@ -355,16 +352,11 @@ class Shard:
         run.is_dirty = True
         self.dirty[run.key] = run
 
-    def _become_current(self, run: Run) -> None:
-        name = _name(run.key)
-        former = self._current.get(name)
-        if former is not None:
-            former.is_current = False
-        run.is_current = True
-        self._current[name] = run
-
     def _on_durable(self, group: Group) -> None:
-        for run, state in self._touched.pop(group.position, {}).items():
+        touched = self.touched.pop(group.position, {})
+        if self.on_durable_entries is not None:
+            self.on_durable_entries(self, group.position, group.entries, touched)
+        for run, state in touched.items():
             if not run.is_evicted:
                 try:
                     self.settle(run, state)
@@ -387,12 +379,17 @@ class Shard:
     def set_wake_again(self, run: Run) -> None:
         self._sweep.set_again(run)
 
+    async def look_anew(self) -> None:
+        """Looks through the store for all that is owed or due: the namespace of some of it has become active."""
+        await self._sweep.look_anew()
+
     def wake_of(self, state: RunState) -> int:
-        """An open run's earliest timer, a closed run's end of retention."""
+        """When this region does something for the run; where it is passive, only at the end of its retention."""
+        is_kept = bool(state.closed_at) and not state.is_deleted
+        return self.due_of(state) if is_kept or self.regions.is_active(state.namespace_id) else 0
+
+    def due_of(self, state: RunState) -> int:
+        """An open run's earliest timer, a closed run's end of retention: whichever region is active."""
         if state.is_open or not state.closed_at or state.is_deleted:
             return wake_at(state)
         return state.closed_at + self._retention_ns(state.namespace_id)
-
-
-def _name(key: RunKey) -> tuple[str, str]:
-    return key.namespace_id, key.workflow_id

@@ -106,6 +106,11 @@ class Sweep:
         delay_s = shard.config.timer_horizon_ns / 2 / 1e9
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._start)
 
+    async def look_anew(self) -> None:
+        """As at the opening: what is owed now was not before. Raises StoreError."""
+        self._swept_until = 0
+        await self.look()
+
     def _take(self, rows: SnapshotRows) -> None:
         shard = self._shard
         for key in rows.corrupt:

@@ -63,6 +63,11 @@ class Sharing:
             return
         partition.link = new
         if old is not None:
+            if new is not None and old.is_root and new.is_root:
+                # They told this root already, perhaps by a newer ring than it had then, and will not tell again soon.
+                new.interest = {
+                    node: interest for node, interest in old.interest.items() if new.others.get(node) == old.others.get(node)
+                }
             for away in old.away.values():
                 partition.window.put_back(away.entry)
         for entry in partition.window.entries():

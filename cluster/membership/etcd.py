@@ -153,7 +153,8 @@ class EtcdMembership:
         if (left_s := self._hold_until - asyncio.get_running_loop().time()) > 0:
             limit_s = min(limit_s, left_s)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), limit_s)
+            async with asyncio.timeout(limit_s):  # not wait_for, which in Python 3.11 loses a cancellation that meets a wake-up
+                await self._wake.wait()
 
     @property
     def _mine(self) -> NodeInfo:
@@ -309,6 +310,18 @@ class EtcdMembership:
         unheard_s = asyncio.get_running_loop().time() - self._answered_at
         is_stale = not self._is_synced or (self._has_joined and unheard_s > self.settings.lease_ttl_s)
         self._views.show(self._table.ordered(), is_stale, frozenset(self._table.lingering))
+        if self._is_synced:
+            self._judge_hold()
+
+    def _judge_hold(self) -> None:
+        """Holding back spares others; where nobody else is ready it would leave the shards to nobody."""
+        if asyncio.get_running_loop().time() >= self._hold_until:
+            return
+        me = self._mine.node_id
+        if not any(node.state is NodeState.READY and node.node_id != me for node in self._views.current.nodes):
+            log.warning("nobody else is ready: this node holds back no longer")
+            self._hold_until = 0.0
+            self._wake.set()
 
     def _failed(self, failure: EtcdUnavailable) -> None:
         if str(failure) != self._last_failure:

@@ -1,4 +1,5 @@
 """What may be asked of a namespace's settings, as pure functions: request and record in, record out or CallerError.
+Where it lives and who owns it: regions.py.
 
 | state      | may become            |
 |------------|-----------------------|
@@ -13,14 +14,15 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.enums.v1 import ArchivalState, IndexedValueType, ReplicationState
-from temporalio.api.replication.v1 import NamespaceReplicationConfig
+from temporalio.api.enums.v1 import ArchivalState, IndexedValueType
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, UpdateNamespaceRequest
 
 from cluster.config import Limits
 from cluster.core.errors import CallerError, Code, invalid_argument
 from cluster.namespaces.record import DELETED, DEPRECATED, REGISTERED, NamespaceRecord
+from cluster.namespaces.regions import check_deletion, check_state_change, registered_in, updated_in
 from cluster.visibility.search_attributes import PREDEFINED, SYSTEM, TYPE_NAME, AttributeType, is_reserved
+from replication.failover import Regions
 
 _TRANSITIONS: dict[int, tuple[int, ...]] = {REGISTERED: (DEPRECATED, DELETED), DEPRECATED: (DELETED,), DELETED: ()}
 _NS = 1_000_000_000
@@ -52,15 +54,6 @@ def retention_ns(retention: Duration | None, limits: Limits) -> int:
     return value
 
 
-def _check_local(is_global: bool, active_cluster: str, clusters: Iterable[str], here: str) -> None:
-    """One cluster is all there is until replication is built; asking for more is refused, not ignored."""
-    if is_global:
-        raise invalid_argument("Cannot register global namespace when not enabled")
-    for name in (active_cluster, *clusters):
-        if name and name != here:
-            raise invalid_argument(f"Invalid cluster name: {name}")
-
-
 def _check_archival(*states: int) -> None:
     if ArchivalState.ARCHIVAL_STATE_ENABLED in states:
         raise invalid_argument("Cluster is not configured for archival")
@@ -74,31 +67,22 @@ def _check_settings(record: NamespaceRecord) -> NamespaceRecord:
 
 
 def registered(
-    request: RegisterNamespaceRequest, new_id: str, now_ns: int, here: str, limits: Limits
+    request: RegisterNamespaceRequest, new_id: str, now_ns: int, here: str, regions: Regions, limits: Limits
 ) -> NamespaceRecord:
     """The record of a new namespace. `here` is this cluster's name."""
     check_name(request.namespace, limits)
-    _check_local(
-        request.is_global_namespace,
-        request.active_cluster_name,
-        (cluster.cluster_name for cluster in request.clusters),
-        here,
-    )
     _check_archival(request.history_archival_state, request.visibility_archival_state)
     has_retention = request.HasField("workflow_execution_retention_period")
-    return _check_settings(
-        NamespaceRecord(
-            id=new_id,
-            name=request.namespace,
-            description=request.description,
-            owner_email=request.owner_email,
-            data=dict(request.data),
-            retention_ns=retention_ns(request.workflow_execution_retention_period if has_retention else None, limits),
-            clusters=[here],
-            active_cluster=here,
-            created_at=now_ns,
-        )
+    record = NamespaceRecord(
+        id=new_id,
+        name=request.namespace,
+        description=request.description,
+        owner_email=request.owner_email,
+        data=dict(request.data),
+        retention_ns=retention_ns(request.workflow_execution_retention_period if has_retention else None, limits),
+        created_at=now_ns,
     )
+    return _check_settings(registered_in(record, request, regions, here))
 
 
 def with_state(record: NamespaceRecord, state: int) -> NamespaceRecord:
@@ -109,41 +93,31 @@ def with_state(record: NamespaceRecord, state: int) -> NamespaceRecord:
     return msgspec.structs.replace(record, state=state)
 
 
-def _check_replication(config: NamespaceReplicationConfig, here: str) -> None:
-    _check_local(False, config.active_cluster_name, (cluster.cluster_name for cluster in config.clusters), here)
-    if config.state not in (
-        ReplicationState.REPLICATION_STATE_UNSPECIFIED,
-        ReplicationState.REPLICATION_STATE_NORMAL,
-    ):
-        raise invalid_argument("REPLICATION_STATE_HANDOVER can only be set for global namespace")
-
-
-def updated(record: NamespaceRecord, request: UpdateNamespaceRequest, here: str, limits: Limits) -> NamespaceRecord:
+def updated(
+    before: NamespaceRecord, request: UpdateNamespaceRequest, here: str, regions: Regions, limits: Limits, now_ns: int
+) -> NamespaceRecord:
     """Empty fields leave what is there; data is merged by key."""
-    if request.promote_namespace:
-        raise invalid_argument(
-            "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: "
-            f"{record.name}"
-        )
     if request.delete_bad_binary or request.config.bad_binaries.binaries:
         raise invalid_argument("Bad binaries are not supported; use Worker Versioning.")
     if request.config.custom_search_attribute_aliases:
         raise invalid_argument("Search attributes have no aliases here; use AddSearchAttributes and RemoveSearchAttributes.")
-    _check_replication(request.replication_config, here)
     _check_archival(request.config.history_archival_state, request.config.visibility_archival_state)
     info = request.update_info
     record = msgspec.structs.replace(
-        record,
-        description=info.description or record.description,
-        owner_email=info.owner_email or record.owner_email,
-        data=record.data | dict(info.data),
+        before,
+        description=info.description or before.description,
+        owner_email=info.owner_email or before.owner_email,
+        data=before.data | dict(info.data),
     )
-    if info.state:
+    if info.state not in (0, before.state):
+        check_state_change(before)
         record = with_state(record, info.state)
+    if info.state == DELETED:
+        check_deletion(before, here)
     if request.config.HasField("workflow_execution_retention_ttl"):
         kept = retention_ns(request.config.workflow_execution_retention_ttl, limits)
         record = msgspec.structs.replace(record, retention_ns=kept)
-    return _check_settings(record)
+    return _check_settings(updated_in(before, record, request, regions, here, now_ns))
 
 
 # --- search attributes ----------------------------------------------------------------------------------------------------

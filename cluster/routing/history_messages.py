@@ -1,7 +1,6 @@
-"""What nodes say to each other about runs and shards, as msgpack maps: a field that a newer version added is passed over.
+"""What nodes say to each other about runs and shards, encoded as `node_messages.py` says.
 
-Public messages travel inside as the bytes they are. `version` is raised when a message means something else than before; what
-cannot be understood is refused, loudly. An answer is marked by its first byte, since "the shard is not here" is no error.
+An answer is marked by its first byte, since "the shard is not here" is no error.
 
     method             | message    | answer
     -------------------+------------+----------------------------------------------------
@@ -16,7 +15,6 @@ cannot be understood is refused, loudly. An answer is marked by its first byte, 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import Message
@@ -28,6 +26,8 @@ from cluster.history.between_runs import BetweenRuns
 from cluster.history.journal import shard_is_moving
 from cluster.history.ownership import NotHere
 from cluster.matching.tasks import QueueKey, TaskGone, TaskHint
+from cluster.routing.node_messages import Reader
+from cluster.routing.node_messages import encode as encode
 from cluster.tokens import TaskToken
 
 VERSION = 1
@@ -115,24 +115,8 @@ class Mark(IntEnum):
 
 
 ANSWER = bytes([Mark.ANSWER])
-M = TypeVar("M", bound=msgspec.Struct)
-_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
 _hints = msgspec.msgpack.Decoder(list[TaskHint])
-encode = msgspec.msgpack.Encoder().encode
-
-
-def decode(form: type[M], payload: bytes) -> M:
-    """Raises UNIMPLEMENTED for what this version does not understand."""
-    decoder = _decoders.get(form)
-    if decoder is None:
-        decoder = _decoders[form] = msgspec.msgpack.Decoder(form)
-    try:
-        message: M = decoder.decode(payload)
-    except msgspec.DecodeError as error:
-        raise unimplemented(f"{form.__name__} of another node cannot be read here: {error}") from error
-    if message.version > VERSION:  # type: ignore[attr-defined]
-        raise unimplemented(f"{form.__name__} of version {message.version} is newer than this node")  # type: ignore[attr-defined]
-    return message
+decode = Reader(VERSION).decode
 
 
 def decode_hints(payload: bytes) -> list[TaskHint]:

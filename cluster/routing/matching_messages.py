@@ -1,7 +1,4 @@
-"""What nodes say to each other about task queues, as msgpack maps: a field that a newer version added is passed over.
-
-Public messages travel inside as the bytes they are. `version` is raised when a message means something else than before; what
-cannot be understood is refused, loudly.
+"""What nodes say to each other about task queues, encoded as `node_messages.py` says.
 
     method              | message   | answer
     --------------------+-----------+----------------------------------------------------------------------
@@ -15,16 +12,16 @@ cannot be understood is refused, loudly.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
 import msgspec
 
-from cluster.core.errors import unimplemented
 from cluster.matching.meeting import PartAnswer, PartNews
 from cluster.matching.tasks import QueueKey, TaskHint, TaskKind
 from cluster.matching.window import TaskKey
+from cluster.routing.node_messages import Reader
+from cluster.routing.node_messages import encode as encode
 
 VERSION = 1
+decode = Reader(VERSION).decode
 BATCH, POLL, END_POLLS, PUT_QUERY, ANSWER_QUERY, ASK = (
     "matching.batch",
     "matching.poll",
@@ -112,22 +109,3 @@ class Forwarded(msgspec.Struct, frozen=True, kw_only=True):
     namespace_name: str
     request: bytes
     token: bytes = b""
-
-
-M = TypeVar("M", bound=msgspec.Struct)
-_decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
-encode = msgspec.msgpack.Encoder().encode
-
-
-def decode(form: type[M], payload: bytes) -> M:
-    """Raises UNIMPLEMENTED for what this version does not understand."""
-    decoder = _decoders.get(form)
-    if decoder is None:
-        decoder = _decoders[form] = msgspec.msgpack.Decoder(form)
-    try:
-        message: M = decoder.decode(payload)
-    except msgspec.DecodeError as error:
-        raise unimplemented(f"{form.__name__} of another node cannot be read here: {error}") from error
-    if getattr(message, "version", VERSION) > VERSION:
-        raise unimplemented(f"{form.__name__} of a version newer than this node")
-    return message

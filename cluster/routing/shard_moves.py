@@ -297,7 +297,10 @@ class ShardMoves:
             raise invalid_argument(f"shard {shard} of {self._peers.ring.shard_count}")
         if self._is_mine(shard):
             self._pause(shard)
-        was_here = await self._service.release(shard)
+        try:
+            was_here = await self._service.release(shard)
+        finally:
+            self._look()  # also if the asker has given up meanwhile: the shard leaves all the same, and may have to come back
         if was_here:
             self.given_count += 1
             log.info("shard given", shard=shard, to=message.by)

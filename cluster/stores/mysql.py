@@ -29,11 +29,10 @@ from cluster.stores.mysql_connection import (
     is_usable_after,
     translate,
 )
-from cluster.stores.mysql_schema import found_version
+from cluster.stores.mysql_schema import SCHEMA
 from cluster.stores.sql_groups import Run
 from cluster.stores.sql_pool import Pool
 from cluster.stores.sql_rows import Row, Slice
-from cluster.stores.sql_schema import SCHEMA_VERSION, SchemaStatus, refuse_other_version
 from cluster.stores.sql_statements import READS, WRITES, Statement, compiled
 from cluster.stores.sql_store import SqlStore, SyncMode
 
@@ -72,14 +71,7 @@ class MysqlStore(SqlStore):
         )
 
     async def _connect(self) -> None:
-        connection = await self._target.connect()
-        try:
-            found = await found_version(connection)
-        except Exception as error:
-            raise translate(error, self._target.name, is_write=False) from error
-        finally:
-            connection.terminate()
-        refuse_other_version(SchemaStatus(found, SCHEMA_VERSION), self._target.name)
+        await SCHEMA.check(self._target)
         self._appenders.open()
         self._others.open()
 

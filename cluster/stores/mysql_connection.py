@@ -241,7 +241,8 @@ def translate(error: Exception, database: str, is_write: bool) -> Exception:
     lost: type[StoreError] = StoreUnknown if is_write else StoreUnavailable
     if isinstance(error, TimeoutError):
         return lost(f"{database} did not answer in time")
-    if isinstance(error, OSError | CommitFailed):
+    # A plain RuntimeError is how asyncio, uvloop and the driver say that the transport under them has been closed.
+    if isinstance(error, OSError | CommitFailed) or type(error) is RuntimeError:
         return lost(f"{database}: {error}")
     if not isinstance(error, errors.MySQLError):
         return error

@@ -1,4 +1,5 @@
-"""The tables in PostgreSQL, and how they come into being: `status` and `upgrade`, called by `outlast schema`.
+"""The store's tables in PostgreSQL (`status`, `upgrade`, for `outlast schema`), and how any component's tables come into
+being there.
 
 | table            | key                             | form                                                             |
 |------------------|---------------------------------|------------------------------------------------------------------|
@@ -19,10 +20,10 @@ from typing import Final
 
 import asyncpg
 
-from cluster.stores.postgres_connection import PostgresTarget, translate
-from cluster.stores.sql_schema import COMPONENT, SCHEMA_VERSION, SchemaStatus, Steps, missing_steps
+from cluster.stores.postgres_connection import translate
+from cluster.stores.sql_schema import COMPONENT, SCHEMA_VERSION, SchemaStatus, SchemaTarget, SqlSchema, Steps, missing_steps
 
-# Two upgrades at once: the second one waits for the first and finds nothing to do.
+# Two upgrades at once, of whatever components: the second one waits for the first and finds nothing to do.
 _LOCK_KEY: Final = 0x6F75746C617374  # "outlast"
 
 STEPS: Final[Steps] = {
@@ -56,45 +57,37 @@ STEPS: Final[Steps] = {
 }
 
 
-async def found_version(connection: asyncpg.Connection) -> int:
-    if await connection.fetchval("SELECT to_regclass('outlast_schema')") is None:
-        return 0
-    version = await connection.fetchval("SELECT version FROM outlast_schema WHERE component = $1", COMPONENT)
-    return int(version or 0)
+class PostgresSchema(SqlSchema[asyncpg.Connection]):
+    """See `SqlSchema`. An upgrade is one transaction."""
 
+    async def _found(self, connection: asyncpg.Connection) -> int:
+        if await connection.fetchval("SELECT to_regclass('outlast_schema')") is None:
+            return 0
+        version = await connection.fetchval("SELECT version FROM outlast_schema WHERE component = $1", self.component)
+        return int(version or 0)
 
-async def status(target: PostgresTarget) -> SchemaStatus:
-    connection = await target.connect()
-    try:
-        return SchemaStatus(await found_version(connection), SCHEMA_VERSION)
-    except Exception as error:
-        raise translate(error, target.name, is_write=False) from error
-    finally:
-        await connection.close()
-
-
-async def upgrade(target: PostgresTarget) -> SchemaStatus:
-    """Brings the tables to this program's version, all in one transaction, and returns what was found before."""
-    connection = await target.connect()
-    try:
+    async def _upgrade(self, connection: asyncpg.Connection, target: SchemaTarget[asyncpg.Connection]) -> SchemaStatus:
         async with connection.transaction():
             await connection.execute("SET LOCAL statement_timeout = 0")  # a step may rewrite a table
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK_KEY)
             await connection.execute(
                 "CREATE TABLE IF NOT EXISTS outlast_schema (component text PRIMARY KEY, version integer NOT NULL)"
             )
-            before = SchemaStatus(await found_version(connection), SCHEMA_VERSION)
-            for version, statements in missing_steps(STEPS, before, target.name):
+            before = SchemaStatus(await self._found(connection), self.version)
+            for version, statements in missing_steps(self.steps, before, target.name, self.component):
                 for statement in statements:
                     await connection.execute(statement)
                 await connection.execute(
                     """INSERT INTO outlast_schema VALUES ($1, $2)
                     ON CONFLICT (component) DO UPDATE SET version = excluded.version""",
-                    COMPONENT,
+                    self.component,
                     version,
                 )
         return before
-    except Exception as error:
-        raise translate(error, target.name, is_write=True) from error
-    finally:
-        await connection.close()
+
+    def _translated(self, error: Exception, database: str, is_write: bool) -> Exception:
+        return translate(error, database, is_write)
+
+
+SCHEMA: Final = PostgresSchema(COMPONENT, SCHEMA_VERSION, STEPS)
+status, upgrade = SCHEMA.status, SCHEMA.upgrade

@@ -14,12 +14,10 @@ from typing import Any, Final
 
 from cluster.stores.mysql_connection import DEADLOCK, MysqlConnection, MysqlTarget, error_number, is_usable_after, translate
 from cluster.stores.sql_pool import Pool
-from cluster.stores.sql_schema import SchemaStatus
 from cluster.visibility.base import VisibilityUnavailable
-from cluster.visibility.mysql_schema import found_version
+from cluster.visibility.mysql_schema import SCHEMA
 from cluster.visibility.server import WRITE_ATTEMPTS_MAX, ServerVisibility, unavailable
 from cluster.visibility.server_rows import literal
-from cluster.visibility.server_schema import SCHEMA_VERSION, refuse_other_version
 from cluster.visibility.sql_query import Sql
 
 _TOOK_TOO_LONG: Final = (1969, 3024)  # max_statement_time of MariaDB, max_execution_time of MySQL
@@ -49,14 +47,7 @@ class MysqlVisibility(ServerVisibility):
         self._readers: Pool[MysqlConnection] = Pool(connect, readers_count_max, wait_s, connect_timeout_s)
 
     async def _connect(self) -> None:
-        connection = await self._target.connect()
-        try:
-            found = await found_version(connection)
-        except Exception as error:
-            raise translate(error, self._target.name, is_write=False) from error
-        finally:
-            connection.terminate()
-        refuse_other_version(SchemaStatus(found, SCHEMA_VERSION), self._target.name)
+        await SCHEMA.check(self._target)
         self._writers.open()
         self._readers.open()
 

@@ -11,11 +11,9 @@ import asyncpg
 
 from cluster.stores.postgres_connection import PostgresTarget, is_usable_after, translate
 from cluster.stores.sql_pool import Pool
-from cluster.stores.sql_schema import SchemaStatus
 from cluster.visibility.base import VisibilityUnavailable
-from cluster.visibility.postgres_schema import found_version
+from cluster.visibility.postgres_schema import SCHEMA
 from cluster.visibility.server import WRITE_ATTEMPTS_MAX, ServerVisibility, unavailable
-from cluster.visibility.server_schema import SCHEMA_VERSION, refuse_other_version
 from cluster.visibility.sql_query import Sql
 
 # Added to what the store's sessions have: statements differ from list to list, so each is planned with its values; and a list
@@ -58,14 +56,7 @@ class PostgresVisibility(ServerVisibility):
         return connection
 
     async def _connect(self) -> None:
-        connection = await self._target.connect()
-        try:
-            found = await found_version(connection)
-        except Exception as error:
-            raise translate(error, self._target.name, is_write=False) from error
-        finally:
-            connection.terminate()
-        refuse_other_version(SchemaStatus(found, SCHEMA_VERSION), self._target.name)
+        await SCHEMA.check(self._target)
         self._writers.open()
         self._readers.open()
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-import asyncpg
+from cluster.stores.postgres_schema import _LOCK_KEY, PostgresSchema
+from cluster.stores.sql_schema import Steps
+from cluster.visibility.server_schema import COMPONENT, SCHEMA_VERSION
 
-from cluster.stores.postgres_connection import PostgresTarget, translate
-from cluster.stores.sql_schema import SchemaStatus, Steps, missing_steps
-from cluster.visibility.server_schema import COMPONENT, SCHEMA_VERSION, refuse_newer_version
-
-# The same as the store's, since both upgrades make outlast_schema: the second one waits for the first.
-LOCK_KEY: Final = 0x6F75746C617374  # "outlast"
+LOCK_KEY: Final = _LOCK_KEY  # the store's
 
 # Counts read indexes alone only where vacuum has been, and plans need figures that are not too old.
 _KEPT_CLEAN: Final = """autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1,
@@ -44,47 +41,5 @@ STEPS: Final[Steps] = {
     ),
 }
 
-
-async def found_version(connection: asyncpg.Connection) -> int:
-    if await connection.fetchval("SELECT to_regclass('outlast_schema')") is None:
-        return 0
-    version = await connection.fetchval("SELECT version FROM outlast_schema WHERE component = $1", COMPONENT)
-    return int(version or 0)
-
-
-async def status(target: PostgresTarget) -> SchemaStatus:
-    connection = await target.connect()
-    try:
-        return SchemaStatus(await found_version(connection), SCHEMA_VERSION)
-    except Exception as error:
-        raise translate(error, target.name, is_write=False) from error
-    finally:
-        await connection.close()
-
-
-async def upgrade(target: PostgresTarget) -> SchemaStatus:
-    """Brings the tables to this program's version, all in one transaction, and returns what was found before."""
-    connection = await target.connect()
-    try:
-        async with connection.transaction():
-            await connection.execute("SET LOCAL statement_timeout = 0")  # a step may rewrite a table
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", LOCK_KEY)
-            await connection.execute(
-                "CREATE TABLE IF NOT EXISTS outlast_schema (component text PRIMARY KEY, version integer NOT NULL)"
-            )
-            before = SchemaStatus(await found_version(connection), SCHEMA_VERSION)
-            refuse_newer_version(before, target.name)
-            for version, statements in missing_steps(STEPS, before, target.name):
-                for statement in statements:
-                    await connection.execute(statement)
-                await connection.execute(
-                    """INSERT INTO outlast_schema VALUES ($1, $2)
-                    ON CONFLICT (component) DO UPDATE SET version = excluded.version""",
-                    COMPONENT,
-                    version,
-                )
-        return before
-    except Exception as error:
-        raise translate(error, target.name, is_write=True) from error
-    finally:
-        await connection.close()
+SCHEMA: Final = PostgresSchema(COMPONENT, SCHEMA_VERSION, STEPS)
+status, upgrade = SCHEMA.status, SCHEMA.upgrade

@@ -16,30 +16,5 @@ from __future__ import annotations
 
 from typing import Final
 
-from cluster.stores.base import SchemaMismatch
-from cluster.stores.sql_schema import SchemaStatus
-
 COMPONENT: Final = "visibility"
 SCHEMA_VERSION: Final = 1
-
-
-def refuse_other_version(status: SchemaStatus, database: str) -> None:
-    """Raises SchemaMismatch with the command to run, unless the version is ours."""
-    if status.found == 0:
-        raise SchemaMismatch(f"{database} has no Outlast visibility tables: run `outlast schema upgrade`")
-    if status.found < status.needed:
-        raise SchemaMismatch(
-            f"{database} has visibility schema version {status.found}, this program needs {status.needed}: stop every node that"
-            " uses the database, and run `outlast schema upgrade`"
-        )
-    if status.found > status.needed:
-        raise SchemaMismatch(
-            f"{database} has visibility schema version {status.found}, newer than this program's {status.needed}: run the program"
-            " that upgraded it (`outlast schema status` shows both versions)"
-        )
-
-
-def refuse_newer_version(status: SchemaStatus, database: str) -> None:
-    """Before an upgrade: tables of a newer program are not touched."""
-    if status.found > status.needed:
-        refuse_other_version(status, database)

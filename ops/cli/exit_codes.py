@@ -39,7 +39,7 @@ def complain(text: str, code: int) -> int:
 def refusal_of(error: Exception) -> Refusal | None:
     """What to tell of an error that ended a start; None for one that nobody foresaw."""
     from cluster.file_lock import DatabaseInUse
-    from cluster.frontend.cluster_identity import ShardCountDiffers
+    from cluster.frontend.cluster_identity import IdentityDiffers
     from cluster.frontend.transport_grpc import PortInUse
     from cluster.membership.members import MembershipRefused, MembershipUnavailable
     from cluster.node import NotLoopback
@@ -62,7 +62,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return Refusal(f"{told}: set wire.tls, or allow_insecure", EXIT_ADDRESS)
         case PortInUse():
             return Refusal(text, EXIT_ADDRESS)
-        case DatabaseInUse() | ShardCountDiffers() | StoreError() | VisibilityUnavailable() | SchemaMismatch() | WrongRegistry():
+        case DatabaseInUse() | IdentityDiffers() | StoreError() | VisibilityUnavailable() | SchemaMismatch() | WrongRegistry():
             return Refusal(text, EXIT_DATABASE)
         case sqlite3.Error():
             return Refusal(f"SQLite: {text}", EXIT_DATABASE)

@@ -246,8 +246,11 @@ class RegionSettings(BaseSettings):
         title="Outlast region",
     )
 
-    cluster_name: str = Field(default="active", min_length=1, max_length=200)
-    """The region's name, stored at the first start."""
+    cluster_name: str = Field(default="", max_length=200)
+    """The region's name, fixed by the first start on a database. Not set = as stored, `active` in a new database."""
+    initial_failover_version: int = Field(default=0, ge=0, le=9)
+    """1 to 9, another one in each region that is to be linked with this one; fixed by the first start. 0 = as stored, 1 in a new
+    database."""
     shards: int | None = Field(default=None, ge=1, le=16_384)
     """How many shards share the workflows, fixed by the first start on a database: about ten times the nodes you will ever
     run. Not set = as many as the database has, 4 for a new one."""

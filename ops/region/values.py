@@ -44,6 +44,7 @@ def node_config_of(settings: RegionSettings) -> NodeConfig:
         search_attributes={name: ATTRIBUTE_TYPES.index(kind) + 1 for name, kind in settings.search_attributes.items()},
         shards=settings.shards,
         cluster_name=settings.cluster_name,
+        initial_failover_version=settings.initial_failover_version,
         node_id=settings.node.id,
         zone=settings.node.zone,
         roles=settings.node.roles,

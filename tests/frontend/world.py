@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+import msgspec
 from google.protobuf.message import Message
 from temporalio.api.errordetails.v1 import NotFoundFailure
 from temporalio.api.operatorservice.v1 import OperatorServiceStub
@@ -21,7 +22,7 @@ from cluster.config import Limits
 from cluster.core.errors import not_found
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
-from cluster.frontend.cluster_identity import ClusterIdentity, load_identity
+from cluster.frontend.cluster_identity import ClusterIdentity, WantedIdentity, load_identity
 from cluster.frontend.handlers import handler_table
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.not_built import NOT_BUILT
@@ -31,6 +32,8 @@ from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry
+from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
+from cluster.namespaces.remote_clusters import Cluster, RemoteClusters
 from cluster.seams import JobSet, SystemClock, SystemIds
 from cluster.stores.memory import MemoryStore
 from cluster.tokens import KeySet, TaskToken, TokenKey, Tokens
@@ -64,7 +67,7 @@ class HistoryStandIn:
 
 
 class World:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, cluster_name: str = "active", initial_failover_version: int = 1) -> None:
         self.limits = limits
         self.history = HistoryStandIn()
         self.tokens = Tokens(KeySet([TokenKey(0, b"k" * 32)]))
@@ -78,7 +81,11 @@ class World:
         self.operator: Any
         self.spawn = JobSet(_raise)
         self.ids, self.clock = SystemIds(), SystemClock()
-        self.namespaces = NamespaceRegistry(self.store, self.clock, self.ids, limits)
+        own = Cluster(name=cluster_name, initial_failover_version=initial_failover_version)
+        self.clusters = RemoteClusters(self.store, own, GrpcAskCluster())
+        self.namespaces = NamespaceRegistry(
+            self.store, self.clock, self.ids, limits, here=cluster_name, clusters=self.clusters
+        )
         self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn)
 
     def services(self, identity: Any) -> Services:
@@ -103,7 +110,9 @@ class World:
             request = RegisterNamespaceRequest(namespace=name)
             request.workflow_execution_retention_period.seconds = 86_400
             await self.namespaces.register(request)
-        identity = await load_identity(self.store, self.ids, "active", 4)
+        own = self.clusters.own
+        identity = await load_identity(self.store, self.ids, WantedIdentity(cluster_name=own.name, shard_count=4))
+        identity = msgspec.structs.replace(identity, initial_failover_version=own.initial_failover_version)
         now_s = asyncio.get_running_loop().time
         self.frontend = Frontend(self.services(identity), LoopbackOnly(), self.clock, self.ids, now_s)
         self.transport = GrpcTransport(self.frontend.handlers, self.limits, self.ids)
@@ -135,9 +144,11 @@ def _raise(name: str, failure: BaseException) -> None:
 
 
 @asynccontextmanager
-async def world(limits: Limits | None = None) -> AsyncIterator[World]:
+async def world(
+    limits: Limits | None = None, cluster_name: str = "active", initial_failover_version: int = 1
+) -> AsyncIterator[World]:
     """Listening, with a connected client."""
-    made = World(limits or Limits())
+    made = World(limits or Limits(), cluster_name, initial_failover_version)
     await made.start()
     try:
         yield made

@@ -149,10 +149,23 @@ async def test_a_flapping_node_holds_itself_back_visibly_and_is_ready_later(shar
 async def test_a_state_wished_while_held_back_is_not_hidden(shared_etcd: EtcdServer) -> None:
     flapping = FlapLimits(free_joins=0, hold_min_s=30.0)
     async with Cluster(shared_etcd, flapping=flapping) as cluster:
+        (b,) = await cluster.join("b")
+        await until(lambda: b.states() == {"b": NodeState.READY})
         (a,) = await cluster.join("a")
-        assert a.states() == {"a": NodeState.JOINING}
+        assert a.states() == {"a": NodeState.JOINING, "b": NodeState.READY}
         await a.membership.set_state(NodeState.LEAVING)
-        await until(lambda: a.states() == {"a": NodeState.LEAVING})
+        await until(lambda: a.states() == {"a": NodeState.LEAVING, "b": NodeState.READY})
+
+
+async def test_a_flapping_node_holds_back_for_nobody_where_it_is_the_only_one(shared_etcd: EtcdServer) -> None:
+    flapping = FlapLimits(free_joins=0, hold_min_s=30.0)
+    async with Cluster(shared_etcd, flapping=flapping) as cluster:
+        (b,) = await cluster.join("b")
+        await until(lambda: b.states() == {"b": NodeState.READY})
+        (a,) = await cluster.join("a")
+        assert a.states() == {"a": NodeState.JOINING, "b": NodeState.READY}
+        await b.membership.leave()
+        await until(lambda: a.states() == {"a": NodeState.READY})
 
 
 async def test_an_entry_that_cannot_be_read_blinds_nobody(shared_etcd: EtcdServer) -> None:

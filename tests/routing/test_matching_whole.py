@@ -15,6 +15,7 @@ from cluster.assembly import Assembly, Seams, Settings
 from cluster.core.errors import CallerError, Code
 from cluster.frontend.authorisation import LoopbackOnly
 from cluster.frontend.call import Call
+from cluster.frontend.cluster_identity import WantedIdentity
 from cluster.frontend.methods import METHODS
 from cluster.membership.members import NodeInfo, NodeState
 from cluster.membership.static import StaticMembership
@@ -48,7 +49,7 @@ class Region:
             ids = SimIds(Streams(number)("ids"))
             spawn = JobSet(lambda name, failure: self.failed.append((name, failure)))
             seams = Seams(SimClock(running_loop().now_ns), ids, spawn, self.store, self.visibility)
-            assembly = self.assemblies[node_id] = Assembly(seams, Settings(owner=node_id, shards=SHARDS))
+            assembly = self.assemblies[node_id] = Assembly(seams, Settings(owner=node_id, identity=WantedIdentity(shard_count=SHARDS)))
             await assembly.load()
             place = self.places[node_id] = Place(self.network, ids)
             roles = ("frontend", "history", "matching")

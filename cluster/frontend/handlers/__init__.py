@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 
 from cluster.core.errors import unimplemented
 from cluster.frontend.call import Call, Handler
+from cluster.frontend.handlers.clusters import cluster_handlers
 from cluster.frontend.handlers.lists import list_handlers
 from cluster.frontend.handlers.namespaces import namespace_handlers
 from cluster.frontend.handlers.runs import run_handlers
@@ -16,7 +17,7 @@ from cluster.frontend.handlers.system import system_handlers
 from cluster.frontend.handlers.task_queues import task_queue_handlers
 from cluster.frontend.handlers.tasks import task_handlers
 from cluster.frontend.methods import METHODS
-from cluster.frontend.not_built import NOT_BUILT
+from cluster.frontend.not_built import not_built
 
 
 def handler_table(services: Services) -> dict[str, Handler]:
@@ -29,7 +30,8 @@ def handler_table(services: Services) -> dict[str, Handler]:
         list_handlers(services),
         namespace_handlers(services),
         system_handlers(services),
-        {name: _not_built(name, reason) for name, reason in NOT_BUILT.items()},
+        cluster_handlers(services),
+        {name: _not_built(name, reason) for name, reason in not_built().items()},
     ):
         twice = table.keys() & part.keys()
         assert not twice, f"two handlers for {sorted(twice)}"

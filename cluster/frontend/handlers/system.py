@@ -7,12 +7,12 @@ from typing import Any
 
 from google.protobuf.message import Message
 from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice import v1 as operator_api
 from temporalio.api.version.v1 import ReleaseInfo, VersionInfo
 from temporalio.api.workflowservice import v1 as api
 
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
+from cluster.namespaces.remote_clusters import PRODUCT
 from cluster.visibility.search_attributes import Schema
 
 # The release of the public server whose behaviour this one follows: SDKs, the CLI and the web UI branch on it.
@@ -49,7 +49,6 @@ def system_handlers(services: Services) -> dict[str, Handler]:
     return {
         "GetSystemInfo": _system_info,
         "GetClusterInfo": _cluster_info(services),
-        "ListClusters": _clusters(services),
         "GetSearchAttributes": _search_attributes,
     }
 
@@ -69,32 +68,13 @@ def _cluster_info(services: Services) -> Handler:
         persistence_store=services.store.kind,
         visibility_store=services.visibility.kind,
         version_info=VersionInfo(
-            current=ReleaseInfo(version=SERVER_VERSION, notes="Outlast"), instructions=f"python {sys.version.split()[0]}"
+            current=ReleaseInfo(version=SERVER_VERSION, notes=PRODUCT), instructions=f"python {sys.version.split()[0]}"
         ),
         initial_failover_version=identity.initial_failover_version,
         failover_version_increment=identity.failover_version_increment,
     )
 
     async def handle(call: Call, request: Any) -> Message | bytes:
-        return response
-
-    return handle
-
-
-def _clusters(services: Services) -> Handler:
-    identity = services.identity
-
-    async def handle(call: Call, request: Any) -> Message | bytes:
-        response = operator_api.ListClustersResponse()
-        response.clusters.add(
-            cluster_name=identity.cluster_name,
-            cluster_id=identity.cluster_id,
-            address=services.address,
-            http_address=services.http_address,
-            initial_failover_version=identity.initial_failover_version,
-            history_shard_count=identity.shard_count,
-            is_connection_enabled=True,
-        )
         return response
 
     return handle

@@ -1,0 +1,78 @@
+"""What history must know of the other regions: whether a namespace is active here, and under which version it is written.
+
+A passive namespace has no effects and no wake-ups here, except the end of a retention: its runs only follow what the active
+region did. Everything that is owed is a function of the state, so becoming active needs nothing but another look at the runs.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from cluster.core.branches import NOT_REPLICATED, owner_of
+from cluster.core.errors import CallerError
+from cluster.namespaces.record import NamespaceRecord
+
+
+class Regions(Protocol):
+    def is_active(self, namespace_id: str) -> bool: ...
+
+    def is_replicated(self, namespace_id: str) -> bool:
+        """Whether other regions have the namespace, too."""
+        ...
+
+    def version(self, namespace_id: str) -> int:
+        """The failover version under which this region would write."""
+        ...
+
+    def is_ours(self, version: int) -> bool:
+        """Whether this region is the one that may write under that version."""
+        ...
+
+
+class OneRegion:
+    """There is no other region."""
+
+    def is_active(self, namespace_id: str) -> bool:
+        return True
+
+    def is_replicated(self, namespace_id: str) -> bool:
+        return False
+
+    def version(self, namespace_id: str) -> int:
+        return NOT_REPLICATED
+
+    def is_ours(self, version: int) -> bool:
+        return True
+
+
+class ById(Protocol):
+    def by_id(self, id: str) -> NamespaceRecord: ...
+
+
+class RegionsOfRecords:
+    """As the records of the namespaces say. A namespace that is gone is treated as one of this region alone."""
+
+    def __init__(self, namespaces: ById, cluster: str, initial_version: int) -> None:
+        self._namespaces, self._cluster, self._initial_version = namespaces, cluster, initial_version
+
+    def is_active(self, namespace_id: str) -> bool:
+        record = self._global(namespace_id)
+        return record is None or record.active_cluster == self._cluster
+
+    def is_replicated(self, namespace_id: str) -> bool:
+        record = self._global(namespace_id)
+        return record is not None and len(record.clusters) > 1
+
+    def version(self, namespace_id: str) -> int:
+        record = self._global(namespace_id)
+        return NOT_REPLICATED if record is None else record.failover_version
+
+    def is_ours(self, version: int) -> bool:
+        return version == NOT_REPLICATED or owner_of(version) == self._initial_version
+
+    def _global(self, namespace_id: str) -> NamespaceRecord | None:
+        try:
+            record = self._namespaces.by_id(namespace_id)
+        except CallerError:
+            return None
+        return record if record.is_global else None

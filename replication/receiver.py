@@ -1,0 +1,150 @@
+"""Takes in what one peer tells: each delta goes to the shard that owns its run here, and is acknowledged when it is durable.
+
+    outcome                | answer
+    -----------------------+---------------------------------------------------------------------
+    applied, or known      | Ack, once all numbers before it are done as well
+    its base is not here   | Have; the number stays open until it came as a snapshot
+    poison                 | a durable row of the quarantine, then as if it were applied
+    the shard is moving    | none yet: tried again, ever more rarely
+
+One run's deltas are worked on one after the other, different runs' at the same time: a poison or slow run stops no other.
+It outlives links; what has begun goes on, and answers over the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from cluster.core.errors import CallerError
+from cluster.history.forks import Poison
+from cluster.history.ownership import NotHere
+from cluster.history.replicate import Applied, Wanted
+from cluster.history.run_delta import RunDelta, decode_delta
+from cluster.seams import Spawn
+from cluster.stores.base import RunKey, StoreError
+from replication.inbox import Arrival, Inbox
+from replication.limits import StreamLimits
+from replication.messages import Ack, Have, Offer
+from replication.quarantine import Quarantine
+
+log = structlog.get_logger("replication")
+
+Apply = Callable[[RunDelta], Awaitable[Applied | Wanted]]
+
+
+class TooMuch(Exception):
+    """The peer sends more than it has credit for: the link ends."""
+
+
+class Receiver:
+    """From one peer. `answer` sends over the link there is now, or does nothing: what is lost is asked for again."""
+
+    def __init__(
+        self,
+        peer: str,
+        apply: Apply,
+        quarantine: Quarantine,
+        spawn: Spawn,
+        limits: StreamLimits,
+        is_shared: Callable[[str], bool] = lambda namespace_id: True,
+    ) -> None:
+        """is_shared: whether the namespace is one that the peer may write."""
+        self.peer = peer
+        self.answer: Callable[[Ack | Have], None] = lambda message: None
+        self._apply, self._quarantine, self._spawn, self._limits = apply, quarantine, spawn, limits
+        self._is_shared = is_shared
+        self._inboxes: dict[int, Inbox[bytes]] = {}
+        self._last_of_run: dict[RunKey, asyncio.Event] = {}  # set when the last delta of the run has ended
+
+    def take(self, offer: Offer) -> None:
+        """Raises TooMuch."""
+        inbox = self._inboxes.get(offer.shard)
+        if inbox is None or offer.stream > inbox.stream:
+            inbox = self._inboxes[offer.shard] = Inbox(offer.stream)
+        arrival = inbox.take(offer.stream, offer.number, offer.floor, offer.delta)
+        if arrival is Arrival.DONE:
+            self._acknowledge(offer.shard, inbox)
+        if inbox.unfinished_count > 2 * self._limits.credit_offers:
+            raise TooMuch(f"{inbox.unfinished_count} offers are unfinished, and the credit is {self._limits.credit_offers}")
+        for number, data in inbox.begin():
+            self._begin(offer.shard, inbox, number, data)
+
+    def _begin(self, shard: int, inbox: Inbox[bytes], number: int, data: bytes) -> None:
+        delta: RunDelta | None = None
+        reason = ""
+        try:
+            delta = decode_delta(data)
+        except msgspec.MsgspecError as error:
+            reason = f"the delta cannot be read: {error}"
+        keys = [] if delta is None else [delta.key, *([delta.successor.key] if delta.successor is not None else [])]
+        before = [event for key in keys if (event := self._last_of_run.get(key)) is not None]
+        ended = asyncio.Event()
+        for key in keys:
+            self._last_of_run[key] = ended
+        work = self._work(shard, inbox, number, data, delta, reason, before)
+        self._spawn(self._until_ended(work, keys, ended), f"replicate-{self.peer}-{shard}")
+
+    async def _until_ended(self, work: Awaitable[None], keys: list[RunKey], ended: asyncio.Event) -> None:
+        try:
+            await work
+        finally:
+            ended.set()
+            for key in keys:
+                if self._last_of_run.get(key) is ended:
+                    del self._last_of_run[key]
+
+    async def _work(
+        self,
+        shard: int,
+        inbox: Inbox[bytes],
+        number: int,
+        data: bytes,
+        delta: RunDelta | None,
+        reason: str,
+        before: list[asyncio.Event],
+    ) -> None:
+        for event in before:
+            await event.wait()
+        backoff_s = self._limits.backoff_s_first
+        while self._inboxes.get(shard) is inbox:  # a newer stream tells all that this one has not
+            try:
+                wanted = await self._once(data, delta, reason)
+                break
+            except (CallerError, NotHere, StoreError) as error:
+                log.info("a delta waits", peer=self.peer, shard=shard, number=number, error=repr(error))
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, self._limits.backoff_s_max)
+        else:
+            return
+        if wanted is not None:
+            inbox.asked(number)
+            self.answer(Have(shard, inbox.stream, number, wanted.have, wanted.events_from))
+            return
+        done_before = inbox.done_number
+        inbox.done(number)
+        if inbox.done_number > done_before:
+            self._acknowledge(shard, inbox)
+
+    async def _once(self, data: bytes, delta: RunDelta | None, reason: str) -> Wanted | None:
+        """None: it is durable, or in quarantine. Raises what passes."""
+        if delta is not None:
+            try:
+                if not self._is_shared(delta.namespace_id):
+                    raise Poison(f"the namespace {delta.namespace_id} is not one that this peer may write")
+                outcome = await self._apply(delta)
+                if isinstance(outcome, Wanted):
+                    return outcome
+                await self._quarantine.healed(self.peer, delta)
+                return None
+            except Poison as error:
+                reason = error.reason
+        await self._quarantine.put(self.peer, delta, data, reason)
+        return None
+
+    def _acknowledge(self, shard: int, inbox: Inbox[bytes]) -> None:
+        if inbox.done_number:
+            self.answer(Ack(shard, inbox.stream, inbox.done_number))

@@ -1,0 +1,179 @@
+"""Tells one peer what changes here: the feeds of this node's shards over one link, within the credit that the peer gives.
+
+    run(link)   until the link ends: offers in turn of the shards, as long as there is credit
+    answered    Ack, Have and Credit, as they come in
+    lag         per shard: what the peer does not have yet
+
+It outlives links: what was under way when one ended is sent again over the next. Cursors are durable, a moment later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from cluster.core.entry import Entry
+from cluster.core.errors import CallerError, Code
+from cluster.core.state import RunState
+from cluster.history.run_delta import RunDelta, encode_delta
+from cluster.history.shard import Shard
+from cluster.stores.base import CorruptRecord, RunKey, StoreError
+from replication.cursors import Cursors
+from replication.feed import Feed, Lag
+from replication.limits import StreamLimits
+from replication.link import Link
+from replication.messages import Ack, Credit, Have, Offer, encode
+from replication.outbox import Item
+from replication.run_news import RunNews
+
+log = structlog.get_logger("replication")
+
+
+class Sender:
+    """To one peer. `ships`: whether the peer has the namespace."""
+
+    def __init__(
+        self, peer: str, peer_initial_version: int, cursors: Cursors, ships: Callable[[str], bool], limits: StreamLimits
+    ) -> None:
+        self.peer = peer
+        self.feeds: dict[int, Feed] = {}
+        self._peer_initial_version = peer_initial_version
+        self._cursors, self._ships, self._limits = cursors, ships, limits
+        self._credit = Credit(limits.credit_offers, limits.credit_bytes)
+        self._news = asyncio.Event()
+        self._turn = 0
+        self._saved_at_s = 0.0
+
+    # --- shards ----------------------------------------------------------------------------------------------------------
+
+    def feed_of(self, shard: Shard, position: int) -> Feed:
+        """The shard's feed; a new one tells live what comes behind the position."""
+        feed = self.feeds.get(shard.id)
+        if feed is None or feed.shard is not shard:
+            feed = self.feeds[shard.id] = Feed(shard, self._peer_initial_version, self._ships, self._limits, position)
+            self._news.set()
+        return feed
+
+    def ships(self, namespace_id: str) -> bool:
+        return self._ships(namespace_id)
+
+    def take(
+        self, shard: Shard, position: int, entries: Sequence[tuple[bytes, Entry]], states: dict[RunKey, RunState]
+    ) -> None:
+        """A durable group of a shard: all its entries that any peer may want."""
+        wanted = [pair for pair in entries if self._ships(pair[1].namespace_id)]
+        self.feed_of(shard, position - 1).take(position, wanted, states)
+        if wanted:
+            self._news.set()
+
+    def forget(self, shard: Shard) -> None:
+        feed = self.feeds.get(shard.id)
+        if feed is not None and feed.shard is shard:
+            del self.feeds[shard.id]
+
+    def cursor(self, shard: int) -> int:
+        """What the peer has for sure: as it is stored."""
+        return self._cursors.saved(shard)
+
+    def lag(self) -> dict[int, Lag]:
+        return {number: feed.lag() for number, feed in self.feeds.items()}
+
+    # --- the link --------------------------------------------------------------------------------------------------------
+
+    def answered(self, message: Ack | Have | Credit) -> None:
+        """Raises ValueError for an answer to what was never said."""
+        if isinstance(message, Credit):
+            self._credit = message
+            self._news.set()
+            return
+        feed = self.feeds.get(message.shard)
+        if feed is None or feed.outbox is None or feed.stream != message.stream:
+            return  # of a stream that has ended
+        if isinstance(message, Ack):
+            feed.acked(message.number)
+        else:
+            feed.outbox.wanted(message.number, message.events_from)
+        self._news.set()
+
+    async def run(self, link: Link, credit: Credit) -> None:
+        """Until the link ends: raises LinkDown."""
+        self._credit = credit
+        for feed in self.feeds.values():
+            feed.send_again()
+        while True:
+            self._news.clear()
+            await self._look_after_feeds()
+            offer = await self._next_offer()
+            if offer is not None:
+                await link.send(encode(offer))
+                continue
+            try:
+                async with asyncio.timeout(self._limits.cursor_save_s):
+                    await self._news.wait()
+            except TimeoutError:
+                continue  # time to save cursors, and to see what nobody has answered
+
+    async def save_cursors(self) -> None:
+        """Raises StoreError."""
+        self._saved_at_s = asyncio.get_running_loop().time()
+        for number, feed in list(self.feeds.items()):
+            if feed.outbox is not None and feed.outbox.cursor > self._cursors.saved(number):
+                await self._cursors.save(number, feed.outbox.cursor)
+
+    async def _look_after_feeds(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for number, feed in list(self.feeds.items()):
+            if not feed.shard.is_open:
+                self.forget(feed.shard)
+                continue
+            try:
+                if feed.outbox is None:
+                    feed.start(await self._cursors.load(number))
+            except StoreError as error:
+                log.warning("a cursor cannot be read yet", peer=self.peer, shard=number, error=repr(error))
+            feed.overdue(now_s)
+        if now_s >= self._saved_at_s + self._limits.cursor_save_s:
+            try:
+                await self.save_cursors()
+            except StoreError as error:
+                log.warning("cursors could not be written; a restart would tell more again", peer=self.peer, error=repr(error))
+
+    async def _next_offer(self) -> Offer | None:
+        """Of the next shard in turn that has something; None without credit."""
+        feeds = list(self.feeds.values())
+        under_way = sum(sum(1 for item in feed.outbox.under_way if item.sends_count) for feed in feeds if feed.outbox)
+        under_way_bytes = sum(feed.outbox.bytes_under_way for feed in feeds if feed.outbox)
+        has_credit = under_way < self._credit.offers and (under_way_bytes < self._credit.bytes or not under_way)
+        for at in range(len(feeds)):
+            feed = feeds[(self._turn + at) % len(feeds)]
+            if not feed.shard.is_open or not (has_credit or feed.has_item_wanted()):
+                continue
+            try:
+                item = await feed.next_item()
+                offer = None if item is None else await self._offer(feed, item)
+            except (StoreError, CallerError) as error:
+                log.info("a shard cannot be told of now", peer=self.peer, shard=feed.shard.id, error=repr(error))
+                continue
+            if offer is not None:
+                self._turn = (self._turn + at + 1) % len(feeds)
+                return offer
+        return None
+
+    async def _offer(self, feed: Feed, item: Item[RunNews]) -> Offer:
+        now_s = asyncio.get_running_loop().time()
+        try:
+            return await feed.offer(item, now_s)
+        except CorruptRecord as error:
+            reason = str(error)
+        except CallerError as error:
+            if error.code is not Code.DATA_LOSS:
+                raise
+            reason = error.message
+        key = item.what.key
+        log.error("a damaged run cannot be told to the peer, the others are", peer=self.peer, run=key, reason=reason)
+        nothing = encode_delta(RunDelta(key.namespace_id, key.workflow_id, key.run_id))
+        assert feed.outbox is not None
+        feed.outbox.sent(item, len(nothing), now_s)
+        return Offer(feed.shard.id, feed.stream, item.number, feed.outbox.floor, item.position, nothing)
