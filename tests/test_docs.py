@@ -93,10 +93,11 @@ def test_every_option_of_outlast_in_the_documents_exists() -> None:
     used = [line for path in documents() for line in shell_lines(path.read_text()) if re.match(r"(\.venv/bin/)?outlast ", line)]
     assert used, "the README shows how to start the server"
     for line in used:
-        verb = line.split()[1]
+        words = line.split()[1:]
+        verbs = words[: next((at for at, word in enumerate(words) if not re.fullmatch("[a-z]+", word)), len(words))]
         outlast = Path(sys.executable).with_name("outlast")
         wide = {"COLUMNS": "200", "TERM": "dumb", "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
-        told = subprocess.run([outlast, verb, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
+        told = subprocess.run([outlast, *verbs, "--help"], capture_output=True, text=True, check=True, env=wide).stdout
         assert set(re.findall(r"--[a-z-]+", line)) - set(re.findall(r"--[a-z-]+", told)) == set(), line
 
 

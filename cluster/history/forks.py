@@ -12,7 +12,7 @@ import msgspec
 
 from cluster.core.branches import Head, Point, contains, head_of, history_hash, lca_event, lca_transition
 from cluster.core.events import split_framed
-from cluster.core.ledger import LedgerLine, Outcome
+from cluster.core.ledger import REAPPLIED, LedgerLine, Outcome
 from cluster.core.reapply import reapply
 from cluster.core.salvage import salvage
 from cluster.core.state import RunState, SnapshotFormatError, checksum, decode_state, encode_state
@@ -128,8 +128,10 @@ async def keep_loser(shard: Shard, run: Run, loser: LosingBranch) -> list[Ledger
         same = next((one for one in replicas.losers(key, state) if contains(one.head, loser.head)), None)
         if same is not None and same.head != loser.head:
             return []  # a longer piece of the same branch was kept and salvaged
-        number = same.number if same is not None else 0
-        if not number:
+        number = 0
+        if same is not None:
+            number, ledger = same.number, _told_before(same.ledger, ledger)
+        else:
             number = replicas.next_number(key)
             await store_events(shard, key, number, common + 1, news)
         await replicas.keep(key, KeptBranch(number, loser.head, common + 1, loser.state, ledger))
@@ -166,6 +168,12 @@ def _ledger(
         )
     except (ValueError, IllegalTransition) as error:
         raise Poison(f"the losing branch cannot be salvaged: {error!r}") from error
+
+
+def _told_before(before: list[LedgerLine], now: list[LedgerLine]) -> list[LedgerLine]:
+    """The same branch once more: what was appended the first time is a duplicate now, and its line stays as it was."""
+    known = {(line.source, line.number): line for line in before if line.outcome in REAPPLIED}
+    return [known.get((line.source, line.number), line) if line.outcome is Outcome.DUPLICATE else line for line in now]
 
 
 async def _reapply(shard: Shard, run: Run, ledger: list[LedgerLine]) -> None:

@@ -191,12 +191,12 @@ def main(
     try:
         if "wire" in wanted:
             bench.wire(wire_calls)
-        if "stores" in wanted:
-            bench.stores([each for each in chosen if each not in missing], MODES[mode], only, with_peer)
         if "hop" in wanted:
             bench.hop(shared_engine)
         if "scale" in wanted:
             bench.scale(shared_engine, [int(each) for each in _listed(processes)], [int(each) for each in _listed(nodes)])
+        if "stores" in wanted:
+            bench.stores([each for each in chosen if each not in missing], MODES[mode], only, with_peer)
     except BROKEN as failure:  # of a server that did not stop as it should
         bench.failed("the run", failure)
     finally:
