@@ -5,8 +5,8 @@
     a leaf         the workflow ids of one bucket, each with its current run, the heads of its runs, and its tombstones
 
 Pure: the other region's tree is asked by prefixes, so a comparison costs a few questions per difference, however large it is.
-Positions, shard counts and stores do not come in. A run whose retention has ended is left out by whoever builds the tree, since each
-region removes it in its own time.
+Positions, shard counts and stores do not come in. A run whose retention has ended is left out by whoever builds the tree, since
+each region removes it in its own time.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
         faults.add_argument("--every", type=int, default=1, help="take one call index in so many")
     guards = verbs.add_parser("safeguards", help="remove each safeguard in turn: some seed must find it")
-    guards.add_argument("--seeds", type=int, default=60)
+    guards.add_argument("--seeds", type=int, default=120)
     guards.add_argument("--only", choices=sorted(SAFEGUARDS), action="append")
     given = parser.parse_args(arguments)
     if given.verb == "run":

@@ -6,7 +6,8 @@ wrote may arrive in any order, so there the better claim decides (cluster/core/m
 
 from __future__ import annotations
 
-from cluster.core.merge import claim_of, winner_of_runs
+from cluster.core.merge import claim_of
+from cluster.core.state import RunState
 from cluster.history.run import Run
 from cluster.stores.base import RunKey
 
@@ -62,4 +63,18 @@ class CurrentRuns:
 
 
 def _is_better(run: Run, than: Run) -> bool:
-    return winner_of_runs(claim_of(run.state), claim_of(than.state)).run_id == run.key.run_id
+    return _rank(run.state) > _rank(than.state)
+
+
+def _rank(state: RunState) -> tuple[int, bool, bool, int, int, str]:
+    """As winner_of_runs, but for one version's runs an open one comes first, then one that nothing has taken the place of: the
+    end that a region gives to a run that lost is written under its own version, and must not make that run the current one."""
+    claim = claim_of(state)
+    return (
+        claim.last_version,
+        state.is_open,
+        claim.is_last_of_chain,
+        claim.start_version,
+        claim.started_at,
+        claim.run_id,
+    )

@@ -18,6 +18,7 @@ from cluster.core.salvage import salvage
 from cluster.core.state import RunState, SnapshotFormatError, checksum, decode_state, encode_state
 from cluster.core.table import IllegalTransition
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, state_as_entry, store_events
+from cluster.history.regions import acts_for
 from cluster.history.replicas import KeptBranch, Replicas
 from cluster.history.run import Run
 from cluster.history.run_delta import LosingBranch, RunDelta
@@ -155,7 +156,7 @@ def _ledger(
     winner_events: list[bytes],
 ) -> list[LedgerLine]:
     """The active region says what becomes of the loser; the others are told by its transitions."""
-    if not shard.regions.is_active(winner.namespace_id):
+    if not acts_for(shard.regions, winner):
         return []
     try:
         return salvage(
@@ -179,7 +180,7 @@ def _told_before(before: list[LedgerLine], now: list[LedgerLine]) -> list[Ledger
 async def _reapply(shard: Shard, run: Run, ledger: list[LedgerLine]) -> None:
     """An ordinary transition of the winner. What was appended once is known by its key."""
     lines = [line for line in ledger if line.outcome is Outcome.REAPPLY]
-    if not lines or not run.state.is_open or run.is_evicted:
+    if not lines or not run.state.is_open or run.is_evicted or not acts_for(shard.regions, run.state):
         return
     t = shard.begin(run)
     for line in lines:

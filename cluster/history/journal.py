@@ -7,6 +7,7 @@ dense. The first failure ends this journal: memory may be ahead of the store, so
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -52,6 +53,7 @@ class Journal:
         self._sealed_position = last_position
         self._is_writing = False
         self.durable_position = last_position
+        self.confirmed_at = -math.inf  # loop.time() when the last write that went well was sent: the lease was good then
         self.failure: StoreError | None = None
         self.entries_since_cut = 0
         self.bytes_since_cut = 0
@@ -129,6 +131,7 @@ class Journal:
         while self._groups and not self._has_failed():
             group = self._groups[0]
             self._sealed_position = max(self._sealed_position, group.position)
+            sent_at = asyncio.get_running_loop().time()
             try:
                 await self._store.append(self._lease, group.position, encode_group(group.entries))
             except StoreError as error:
@@ -141,6 +144,7 @@ class Journal:
                 return  # the shard was given up meanwhile
             self._groups.popleft()
             self.durable_position = group.position
+            self.confirmed_at = max(self.confirmed_at, sent_at)
             self.appends_count += 1
             self.appended_entries_count += len(group.entries)
             for waiter in group.waiters:

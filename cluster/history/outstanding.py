@@ -42,19 +42,19 @@ class Outstanding:
         spawn: Spawn,
         deliver: Callable[[Shard, Run, Effect], Coroutine[Any, Any, None]],
         sticky_gone: Callable[[Shard, Run], None],
-        is_active: Callable[[str], bool] = lambda namespace_id: True,
+        acts_for: Callable[[RunState], bool] = lambda state: True,
     ) -> None:
-        """is_active: whether this region acts for the namespace; if not, nothing of it is offered or delivered."""
+        """acts_for: whether this region acts for the run; if not, nothing of it is offered or delivered."""
         self._matching = matching
         self._spawn = spawn
         self._deliver = deliver
         self._sticky_gone = sticky_gone
-        self._is_active = is_active
+        self._acts_for = acts_for
         self._index: dict[tuple[QueueKey, int], dict[tuple[str, int, int], TaskHint]] = {}
 
     def reconcile(self, shard: Shard, run: Run, state: RunState) -> None:
         """Called with a durable state of the run."""
-        is_active = self._is_active(state.namespace_id)
+        is_active = self._acts_for(state)
         wanted = effects(state) if is_active else []
         active = run.active
         if not wanted and not active:

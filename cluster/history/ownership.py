@@ -31,6 +31,10 @@ OPEN_BACKOFF_S_MAX = 5.0
 OPEN_WAIT_S_MAX = 10.0
 CALLS_END_S_MAX = 1.0  # what calls under way get before their shard leaves; then they are told to retry
 PARKED_AGAIN_S = 0.05  # how soon a call that parks itself in a leaving shard is ended
+# How long an owner may answer from memory after the last write that showed its lease to be good. Whoever takes a shard without
+# the former owner's word waits as long before it serves. So a node that was passed over (stopped, cut off) shows and refuses
+# nothing on the strength of what it last knew. A busy shard's own appends keep it fresh.
+READ_LEASE_S = 1.0
 SHUTTING_DOWN = "This node is shutting down: retry, another node or its next start will answer."
 
 
@@ -60,6 +64,9 @@ class Ownership:
         self.may_open: Callable[[int], bool] = lambda number: True
         self.on_lease_lost: Callable[[int], None] | None = None
         self.is_closed = False
+        self.is_shared = False  # other nodes may take a shard from this one
+        self._confirming: dict[int, asyncio.Lock] = {}
+        self._unreleased: set[int] = set()  # to be taken without the former owner's word
         self._make, self._owner, self._clock, self._spawn, self._on_gone = make, owner, clock, spawn, on_gone
         self._opening: dict[int, asyncio.Future[Shard]] = {}
         self._leaving: dict[int, asyncio.Task[None]] = {}
@@ -111,14 +118,17 @@ class Ownership:
         self.owned.update(numbers)
         await asyncio.gather(*(asyncio.shield(self._open_once(number)) for number in numbers))
 
-    async def take(self, number: int) -> None:
-        """Returns when it is open. Raises NotHere (released, or lost, before it was), UNAVAILABLE (shutting down)."""
+    async def take(self, number: int, *, is_released: bool = True) -> None:
+        """Returns when it is open. is_released: nobody serves it any more. Raises NotHere (released, or lost, before it was),
+        UNAVAILABLE (shutting down)."""
         while (leaving := self._leaving.get(number)) is not None:
             await asyncio.shield(leaving)
         if self.is_closed:
             raise unavailable(SHUTTING_DOWN)
         self.owned.add(number)
         if number not in self.open:
+            if not is_released:
+                self._unreleased.add(number)
             await asyncio.shield(self._open_once(number))
 
     def _open_once(self, number: int) -> asyncio.Future[Shard]:
@@ -139,7 +149,8 @@ class Ownership:
             shard = self._make(number)
             error: Exception | None = None
             try:
-                await shard.open(self._owner)
+                await shard.open(self._owner, READ_LEASE_S if number in self._unreleased else 0.0)
+                self._unreleased.discard(number)
             except (StoreError, CallerError) as failure:  # CallerError: its journal failed while it was looking for what is due
                 log.warning("shard cannot be opened yet, will be tried again", shard=number, error=repr(failure))
                 error = failure
@@ -191,15 +202,34 @@ class Ownership:
         return True
 
     async def confirm(self, number: int) -> None:
-        """Asks the store if the lease is still good, and gives up the shard if not: until its next write it would not notice."""
+        """Gives up the shard if its lease is not good any more: until its next write it would not notice."""
         shard = self.open.get(number)
         if shard is not None and shard.is_open:
-            try:
-                await shard.store.checkpoint(shard.lease, [], [], [], 0)
-            except LeaseLost as error:
-                shard.fail(error)
-            except StoreError as error:
-                log.warning("the lease of a shard could not be confirmed", shard=number, error=repr(error))
+            await self._has_lease(shard)
+
+    async def confirm_lately(self, shard: Shard) -> None:
+        """Before an answer from memory goes out: it was right when it was made. Raises ShardIsMoving."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if not self.is_shared or began - shard.journal.confirmed_at <= READ_LEASE_S:
+            return
+        async with self._confirming.setdefault(shard.id, asyncio.Lock()):
+            if shard.journal.confirmed_at < began and not (shard.is_open and await self._has_lease(shard)):
+                raise shard_is_moving()
+
+    async def _has_lease(self, shard: Shard) -> bool:
+        """Asks the store."""
+        sent_at = asyncio.get_running_loop().time()
+        try:
+            await shard.store.checkpoint(shard.lease, [], [], [], 0)
+        except LeaseLost as error:
+            shard.fail(error)
+            return False
+        except StoreError as error:
+            log.warning("the lease of a shard could not be confirmed", shard=shard.id, error=repr(error))
+            return False
+        shard.journal.confirmed_at = max(shard.journal.confirmed_at, sent_at)
+        return True
 
     # --- giving back ------------------------------------------------------------------------------------------------------
     async def release(self, number: int) -> bool:

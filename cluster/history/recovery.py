@@ -36,7 +36,8 @@ class Replay:
         self._rowless: set[RunKey] = set()  # entries without a beginning: a deleted run, whose deletion must come yet
 
     async def run(self, after: int) -> None:
-        """Raises StoreError, and EntryFormatError for records of a newer version."""
+        """Raises StoreError (LeaseLost, if what does not fit is another owner's work), EntryFormatError for records of a newer
+        version."""
         shard, journal = self._shard, self._shard.journal
         while records := await shard.store.read_journal(shard.id, after):
             groups = [(record.position, decode_group(record.data)) for record in records]
@@ -48,6 +49,11 @@ class Replay:
             journal.entries_since_cut += sum(len(entries) for _, entries in groups)
             journal.bytes_since_cut += _bytes_of(records)
             after = records[-1].position
+        if shard.set_aside_runs or self._rowless:
+            # Rows and journal that do not fit together may be of two moments, with another owner's checkpoint in between.
+            await shard.store.checkpoint(shard.lease, [], [], [], 0)
+        for key, reason in shard.set_aside_runs.items():
+            log.error("a run cannot be replayed and is set aside", run=key, shard=shard.id, reason=reason)
         for key in self._rowless:
             log.error("a run's row is missing, and nothing says that it was deleted", run=key, shard=shard.id)
 
@@ -123,7 +129,6 @@ class Replay:
     def _set_aside(self, key: RunKey, reason: str, position: int) -> None:
         """A run that cannot be replayed: it answers DATA_LOSS, the shard goes on."""
         shard = self._shard
-        log.error("a run cannot be replayed and is set aside", run=key, shard=shard.id, reason=reason)
         shard.set_aside_runs[key] = reason
         shard.truncation_max = min(position - 1, position if shard.truncation_max is None else shard.truncation_max)
         run = shard.runs.get(key)

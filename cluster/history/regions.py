@@ -10,6 +10,7 @@ from typing import Protocol
 
 from cluster.core.branches import NOT_REPLICATED, owner_of
 from cluster.core.errors import CallerError
+from cluster.core.state import RunState
 from cluster.namespaces.record import NamespaceRecord
 
 
@@ -43,6 +44,17 @@ class OneRegion:
 
     def is_ours(self, version: int) -> bool:
         return True
+
+
+def written_version(state: RunState) -> int:
+    """The failover version of the run's last transition."""
+    return state.transition_history[-1][1] if state.transition_history else NOT_REPLICATED
+
+
+def acts_for(regions: Regions, state: RunState) -> bool:
+    """Whether this region writes the run and does what it owes. Not where another has written it under a higher version: then the
+    namespace has moved there, and this region has not heard of it yet."""
+    return regions.is_active(state.namespace_id) and written_version(state) <= regions.version(state.namespace_id)
 
 
 class ById(Protocol):

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from cluster.core.branches import Head, contains, head_of, rank
+from cluster.core.errors import CallerError
 from cluster.core.ledger import LedgerLine
 from cluster.core.state import RunState
 from cluster.history.run import Run
@@ -83,6 +84,24 @@ class Replicas:
 
     def _kind(self, kind: str) -> str:
         return f"{kind}/{self._shard.id}"
+
+    def claim_later(self, run: Run) -> None:
+        """An open run that is not current has gone on: it may have the better claim now, as the other regions will see."""
+        self._shard.spawn(self._claim(run), f"claim-{self._shard.id}")
+
+    async def _claim(self, run: Run) -> None:
+        shard, key = self._shard, run.key
+        try:
+            current = await shard.current(key.namespace_id, key.workflow_id)  # so that it is in memory
+        except CallerError as error:
+            log.info("who is current is not known yet", run=key, error=error.message)
+            return
+        if current is run or run.is_evicted or run.state.is_deleted or (current is not None and current.is_evicted):
+            return
+        shard.current_runs.claims(run)
+        if run.is_current:
+            shard.mark_dirty(run)
+            shard.checkpointer.request()
 
     # --- branches -------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cluster.core.apply import apply_entry, new_state
 from cluster.core.branches import NOTHING, Head, contains, head_of
-from cluster.core.entry import DeletedNote, Entry, decode_entry
+from cluster.core.entry import CloseNote, DeletedNote, Entry, decode_entry
 from cluster.core.errors import CallerError, Code
 from cluster.core.ledger import LedgerLine
 from cluster.core.machines import lifecycle
@@ -31,6 +31,7 @@ from cluster.history.current_runs import name_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, note_as_entry, state_as_entry, store_events
 from cluster.history.forks import Poison, arrived, keep_loser, replace_branch
 from cluster.history.journal import shard_is_moving
+from cluster.history.regions import acts_for
 from cluster.history.run import Run
 from cluster.history.run_delta import LosingBranch, RunDelta, needs_snapshot
 from cluster.history.shard import Shard
@@ -212,7 +213,7 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
         await shard.durable(run)
         return Applied()
     note = DeletedNote(delta.tombstone)
-    if shard.regions.is_active(run.key.namespace_id):
+    if acts_for(shard.regions, run.state):
         t = shard.begin(run)
         if run.state.is_open:
             lifecycle.terminate(t, reason="Delete workflow execution", details=None, identity=IDENTITY)
@@ -228,14 +229,13 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
 async def _end_the_losing_run(shard: Shard, run: Run) -> None:
     """Of two open runs of one workflow id the active region ends the one that is not current."""
     name = name_of(run.key)
-    if not shard.regions.is_active(run.key.namespace_id):
-        return
     current = await shard.current(*name)
     beaten = shard.current_runs.beaten.pop(name, None) if current is run else run
     if current is None or beaten is None or beaten is current:
         return
-    if current.state.is_open and beaten.state.is_open and not beaten.is_evicted:
+    if current.state.is_open and beaten.state.is_open and not beaten.is_evicted and acts_for(shard.regions, beaten.state):
         t = shard.begin(beaten)
         reason = f"Another region began run {current.key.run_id} of this workflow, which is the current one."
         lifecycle.terminate(t, reason=reason, details=None, identity=IDENTITY)
+        t.note(CloseNote(t.state.parent_told, current.key.run_id))  # another run has taken its place
         await shard.commit((beaten, t))

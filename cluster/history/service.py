@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -19,7 +20,6 @@ from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.workflowservice.v1 import PollWorkflowTaskQueueResponse, QueryWorkflowResponse
 
 from cluster.config import Limits, ShardConfig
-from cluster.core.branches import head_of
 from cluster.core.due import decide_due
 from cluster.core.entry import DeletedNote
 from cluster.core.errors import CallerError
@@ -32,11 +32,11 @@ from cluster.history import between_runs, polls
 from cluster.history.api import VERBS
 from cluster.history.between_runs import BetweenRuns
 from cluster.history.deliveries import Deliveries
-from cluster.history.journal import shard_is_moving
+from cluster.history.journal import ShardIsMoving, shard_is_moving
 from cluster.history.outstanding import Outstanding
 from cluster.history.ownership import Ownership
 from cluster.history.queries import query_failed, release
-from cluster.history.regions import OneRegion, Regions
+from cluster.history.regions import OneRegion, Regions, acts_for, written_version
 from cluster.history.run import Run
 from cluster.history.run_delta import RETENTION
 from cluster.history.shard import Shard
@@ -100,7 +100,8 @@ class HistoryService:
         self.reach: Callable[[BetweenRuns], Awaitable[str]] = self.perform
         self.port: HistoryPort = self
         self._deliveries = Deliveries(self)
-        self.outstanding = Outstanding(matching, spawn, self._deliveries.deliver, self._sticky_gone, self.regions.is_active)
+        acts = partial(acts_for, self.regions)
+        self.outstanding = Outstanding(matching, spawn, self._deliveries.deliver, self._sticky_gone, acts)
         self.feed = VisibilityFeed(visibility, spawn)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -110,10 +111,10 @@ class HistoryService:
         self.matching.bind(self.port, self._sticky_hint_gone)
         await self.ownership.take_all(range(self.shards_count) if shards is None else shards)
 
-    async def take(self, shard: int) -> None:
+    async def take(self, shard: int, *, is_released: bool = True) -> None:
         """Takes the lease from whoever has it, and returns when the shard is open. Raises NotHere (released or lost before it
         was), UNAVAILABLE (this node ends), or what makes it impossible, such as a record of a newer version."""
-        await self.ownership.take(shard)
+        await self.ownership.take(shard, is_released=is_released)
 
     async def release(self, shard: int) -> bool:
         """Calls for it raise NotHere from now on; returns when it is checkpointed and closed. False: it was not here."""
@@ -183,8 +184,12 @@ class HistoryService:
         self.ownership.call_begins(shard.id)
         try:
             answer: Message | bytes = await VERBS[verb](self, shard, namespace, request, call, token)
+            await self.ownership.confirm_lately(shard)
+        except ShardIsMoving:
+            raise
         except CallerError:
             await shard.all_durable()  # a refusal, too, rests only on what will not be forgotten
+            await self.ownership.confirm_lately(shard)
             raise
         finally:
             self.ownership.call_ends(shard.id)
@@ -195,9 +200,14 @@ class HistoryService:
         shard = await self.shard_of(message.namespace_id, message.workflow_id)
         self.ownership.call_begins(shard.id)
         try:
-            return await between_runs.perform(self, shard, message)
+            answer = await between_runs.perform(self, shard, message)
+            await self.ownership.confirm_lately(shard)
+            return answer
+        except ShardIsMoving:
+            raise
         except CallerError:
             await shard.all_durable()  # that there is no such run may be news that a crash would forget
+            await self.ownership.confirm_lately(shard)
             raise
         finally:
             self.ownership.call_ends(shard.id)
@@ -255,6 +265,9 @@ class HistoryService:
             if run is None:
                 raise TaskGone
             return await start(shard, run, hint, poll, self.tokens)
+        except TaskGone:
+            await self.ownership.confirm_lately(shard)
+            raise
         finally:
             self.ownership.call_ends(shard.id)
 
@@ -285,6 +298,8 @@ class HistoryService:
 
     def _after_commit(self, shard: Shard, run: Run, state: RunState) -> None:
         self.feed.take(shard, run, state)
+        if state.is_open and not run.is_current and shard.replicas is not None:
+            shard.replicas.claim_later(run)
         if state.is_deleted:
             run.fail_waiters(lifecycle.unknown_run(run.key.workflow_id, run.key.run_id))
         if run.queries:
@@ -303,11 +318,12 @@ class HistoryService:
         state = run.state
         if not shard.is_open or run.is_evicted or state.is_deleted:
             return
-        is_active = self.regions.is_active(state.namespace_id)
+        is_active = acts_for(self.regions, state)
         try:
-            t = shard.begin(run)
+            context = shard.context(state.namespace_id)
             if not is_active:  # it is not this region's to write, but to remove
-                t.context.version = head_of(state).last_transition.version
+                context.version = written_version(state)
+            t = shard.begin(run, context)
         except CallerError as error:  # the namespace was deleted under it
             log.warning("a run of an unknown namespace has a due timer", run=run.key, error=error.message)
             return

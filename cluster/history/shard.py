@@ -17,7 +17,7 @@ from cluster.config import Limits, ShardConfig
 from cluster.core.due import wake_at
 from cluster.core.effects import effects
 from cluster.core.entry import Entry, encode_entry
-from cluster.core.errors import CallerError
+from cluster.core.errors import CallerError, unavailable
 from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState
 from cluster.core.transition import Context, Transition
@@ -26,7 +26,7 @@ from cluster.history.current_runs import CurrentRuns, name_of
 from cluster.history.events import data_loss, read_events, verify
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
-from cluster.history.regions import OneRegion, Regions
+from cluster.history.regions import OneRegion, Regions, acts_for, written_version
 from cluster.history.replicas import Replicas
 from cluster.history.run import Run, feed_signature, run_of
 from cluster.history.sweep import Sweep
@@ -90,9 +90,11 @@ class Shard:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    async def open(self, owner: str) -> None:
-        """Takes the lease, replays the journal, looks for what is due. Raises StoreError."""
+    async def open(self, owner: str, wait_s: float = 0.0) -> None:
+        """Takes the lease, lets that of reads run out (wait_s), replays the journal, looks for what is due. Raises StoreError."""
         self.lease = await self.store.acquire(self.id, owner)
+        if wait_s and self.lease.range_id > 1:
+            await asyncio.sleep(wait_s)
         truncated_to, last = await self.store.journal_bounds(self.id)
         self.journal = Journal(
             self.store, self.lease, last, self.config, self.spawn, self._on_durable, lambda error: self.fail(error)
@@ -176,6 +178,7 @@ class Shard:
             loading = asyncio.ensure_future(self._load(load))
             self._loads[what] = loading
             loading.add_done_callback(lambda done: self._loads.pop(what, None))
+            loading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be that nobody waits any more
         run = await asyncio.shield(loading)
         self.require_open()
         return run
@@ -252,14 +255,18 @@ class Shard:
             is_known = bool(self._namespace_name(state.namespace_id))
         except CallerError:
             is_known = False
-        return is_known and self.regions.is_active(state.namespace_id) and bool(effects(state))
+        return is_known and acts_for(self.regions, state) and bool(effects(state))
 
     def may_remove(self, run: Run) -> bool:
         return self.replicas is None or self.replicas.may_remove(run)
 
     def begin(self, run: Run, context: Context | None = None) -> Transition:
-        """A transition of this run, decided at once and committed without an await in between."""
-        return Transition(run.state, context or self.context(run.key.namespace_id))
+        """A transition of this run, decided at once and committed without an await in between. Raises UNAVAILABLE where another
+        region has written the run under a higher version."""
+        context = context or self.context(run.key.namespace_id)
+        if context.version < written_version(run.state):
+            raise unavailable("This workflow has moved to another region: retry, it will be found there.")
+        return Transition(run.state, context)
 
     def commit(self, *changes: tuple[Run | None, Transition]) -> asyncio.Future[None]:
         """Applies transitions (run None = a new run) as one append; the future is done when it is durable."""
@@ -386,7 +393,7 @@ class Shard:
     def wake_of(self, state: RunState) -> int:
         """When this region does something for the run; where it is passive, only at the end of its retention."""
         is_kept = bool(state.closed_at) and not state.is_deleted
-        return self.due_of(state) if is_kept or self.regions.is_active(state.namespace_id) else 0
+        return self.due_of(state) if is_kept or acts_for(self.regions, state) else 0
 
     def due_of(self, state: RunState) -> int:
         """An open run's earliest timer, a closed run's end of retention: whichever region is active."""

@@ -8,8 +8,9 @@
                   |         | owner told: it may believe that it has the shard
     nobody's      | open    | it is served: this node is leaving, and nobody is ready to take over
 
-At most MOVES_AT_ONCE are taken at a time, first those that nobody serves. A lease that was lost is not fought for: the shard is
-taken again after a pause, if a fresh view still says that it is mine. While the view is stale nothing is taken.
+At most MOVES_AT_ONCE are taken at a time from others, TAKES_AT_ONCE of those that nobody serves, and these first. A lease that
+was lost is not fought for: the shard is taken again after a pause, if a fresh view still says that it is mine. While the view
+is stale nothing is taken.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cluster.seams import Ids, Spawn
 log = structlog.get_logger("outlast.routing")
 
 MOVES_AT_ONCE = 4
+TAKES_AT_ONCE = 32  # of shards that nobody serves: what they wait for (READ_LEASE_S), they wait for together
 RELEASE_S_MAX = 5.0  # what a former owner gets to checkpoint and close; then its lease is taken without its word
 ASKS_MAX = 3  # nodes asked for one shard: each may name the one that has it really
 PAUSE_S = 1.0  # after a lost lease; up to twice that, by jitter. Membership has told both sides by then
@@ -84,6 +86,7 @@ class ShardMoves:
         self._news: asyncio.Future[None] | None = None
         self._is_running = False
         service.ownership.may_open = self._is_mine
+        service.ownership.is_shared = peers.has_others
         service.ownership.on_lease_lost = self._on_lease_lost
         peers.on_ring(self._on_ring)
         self._end_listening = peers.membership.on_change(self._on_view)
@@ -230,8 +233,8 @@ class ShardMoves:
         now = asyncio.get_running_loop().time()
         takes, gives = self._plan()
         for take in sorted(takes, key=lambda take: take.shard not in self._wanted):
-            if len(self._taking) >= MOVES_AT_ONCE:
-                break
+            if len(self._taking) >= (MOVES_AT_ONCE if take.ask else TAKES_AT_ONCE):
+                continue
             if take.shard not in self._taking and self._paused_until.get(take.shard, 0.0) <= now:
                 self._taking[take.shard] = take.ask
                 self._spawn(self._take(take), f"take-shard-{take.shard}")
@@ -247,9 +250,9 @@ class ShardMoves:
         shard, loop = take.shard, asyncio.get_running_loop()
         began = loop.time()
         try:
-            await self._ask_for(take)
+            is_released = await self._ask_for(take)
             if self._may_take(shard):
-                await self._service.take(shard)
+                await self._service.take(shard, is_released=is_released)
                 self.taken_count += 1
                 self.last_moves_s.append(loop.time() - began)
         except (NotHere, CallerError) as error:
@@ -268,14 +271,14 @@ class ShardMoves:
         now = asyncio.get_running_loop().time()
         return self._is_running and self._is_mine(shard) and self._paused_until.get(shard, 0.0) <= now
 
-    async def _ask_for(self, take: Take) -> None:
-        """Returns when the shard has been released, or nobody can be asked any more: then its lease is taken without a word."""
+    async def _ask_for(self, take: Take) -> bool:
+        """True when the shard has been released; False if nobody can be asked: then its lease is taken without a word."""
         ask, asked = take.ask, {self._me, ""}
         while ask not in asked and len(asked) < 2 + ASKS_MAX and self._may_take(take.shard):
             asked.add(ask)
             node = self._peers.membership.members().node(ask)
             if node is None:
-                return
+                return False
             self._taking[take.shard] = ask
             deadline = asyncio.get_running_loop().time() + RELEASE_S_MAX
             try:
@@ -283,10 +286,11 @@ class ShardMoves:
                 answer = decode(Released, payload)
             except CallerError as error:
                 log.warning("former owner does not release a shard", shard=take.shard, node=ask, error=error.message)
-                return
+                return False
             if answer.was_here:
-                return
+                return True
             ask = answer.ask
+        return False
 
     # --- giving -------------------------------------------------------------------------------------------------------------
     async def _serve_release(self, payload: bytes, deadline: float | None) -> bytes:

@@ -97,7 +97,11 @@ def record(*entries: list[Any]) -> bytes:
 
 
 def test_the_journal_record_of_these_tests_is_one_that_is_read() -> None:
-    assert encode_entry(decode_group(record(ENTRY))[0]) == msgspec.msgpack.encode(ENTRY)
+    assert encode_entry(decode_group(record([*ENTRY[:6], 7]))[0]) == msgspec.msgpack.encode([*ENTRY[:6], 7])
+
+
+def test_the_record_of_a_namespace_without_a_version_is_the_one_the_release_before_versions_reads() -> None:
+    assert encode_entry(decode_group(record(ENTRY))[0]) == msgspec.msgpack.encode(ENTRY[:6])
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ CHOSEN = sorted(SAFEGUARDS) if os.environ.get("OUTLAST_SAFEGUARDS") == "full" el
 
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_removed_safeguard_is_found(name: str) -> None:
-    assert find_hole(name, range(1, 61)) is not None
+    assert find_hole(name, range(1, 121)) is not None
 
 
 def test_safeguards_of_one_node_and_of_a_cluster_are_known() -> None:

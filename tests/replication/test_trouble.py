@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cluster.core.branches import contains, head_of
+from cluster.core.state import checksum
 from cluster.history.run_delta import decode_delta, encode_delta
 from cluster.stores.base import RunKey, ShardId, StoreUnavailable
 from replication.cursors import CURSOR_KIND
@@ -85,8 +86,6 @@ def test_a_quarantined_delta_survives_a_restart_and_can_be_retried_or_dropped() 
 
 
 def _checksum(pair: Pair, workflow_id: str) -> str:
-    from cluster.core.state import checksum
-
     shard = pair.one.shard_for(workflow_id)
     return next(checksum(run.state) for key, run in shard.runs.items() if key.workflow_id == workflow_id)
 

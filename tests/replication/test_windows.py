@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,8 +123,6 @@ def test_messages_come_out_as_they_went_in() -> None:
 
 
 def test_what_is_not_understood_is_refused_and_not_lost_in_silence() -> None:
-    import msgspec
-
     newer = {"type": "ack", "shard": 1, "stream": 2, "number": 3, "provided": "that"}
     for data in (b"", b"\x02abc", encode(HELLO)[:9], encode(HELLO)[:1] + msgspec.msgpack.encode(newer)):
         with pytest.raises(UnknownMessage):
@@ -131,8 +130,6 @@ def test_what_is_not_understood_is_refused_and_not_lost_in_silence() -> None:
 
 
 def test_a_hello_may_say_more_than_is_understood() -> None:
-    import msgspec
-
     newer = {**msgspec.to_builtins(HELLO), "colour": "blue"}
     assert decode(encode(HELLO)[:1] + msgspec.msgpack.encode(newer)) == HELLO
 
@@ -147,8 +144,6 @@ def test_a_hello_may_say_more_than_is_understood() -> None:
     ],
 )
 def test_regions_that_cannot_be_linked_say_why(change: dict[str, object], reason: str) -> None:
-    import msgspec
-
     fine = Hello("two", "id 2", 2, 10, 1, 1, 256, 1 << 20)
     assert refusal_of(HELLO, fine) == ""
     assert reason in refusal_of(HELLO, msgspec.structs.replace(fine, **change))

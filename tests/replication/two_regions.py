@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from chaos.sim.loop import running_loop, simulate
 from chaos.sim.nodes import NodeDied, NodeSlot
 from chaos.sim.rand import SimIds, Streams
 from cluster.config import ShardConfig
-from cluster.core.branches import owner_of
+from cluster.core.branches import history_hash, owner_of
 from cluster.core.state import RunState, checksum, decode_state
 from cluster.history.events import read_events
 from cluster.history.run import Run
@@ -169,22 +170,14 @@ class RegionWorld(World):
                 state: RunState = run.state if run is not None else decode_state(rows[key].data)
                 if state.is_deleted:
                     continue
-                at_hand = run or await self._slot.run_inside(lambda key=key, shard=shard: shard.run(key), "look")
+                at_hand = run or await self.inside(partial(shard.run, key))
                 assert at_hand is not None
                 events = await read_events(self.store, shard.id, at_hand, 1, state.next_event_id - 1)
-                digest = hash_of(events)
+                digest = history_hash(events)
                 assert digest == state.history_hash, f"the stored events of {key} in {self.name} are not those of its state"
-                current = await self._slot.run_inside(
-                    lambda key=key, shard=shard: shard.current(key.namespace_id, key.workflow_id), "look"
-                )
+                current = await self.inside(partial(shard.current, key.namespace_id, key.workflow_id))
                 found[key.run_id] = checksum(state), digest, current is at_hand, len(events)
         return found
-
-
-def hash_of(events: list[bytes]) -> bytes:
-    from cluster.core.branches import history_hash
-
-    return history_hash(events)
 
 
 class Pair:
@@ -239,7 +232,7 @@ class Pair:
 
     async def activate(self) -> None:
         for world in (self.one, self.two):
-            await world.inside(lambda world=world: world.history.region_changed(NAMESPACE.id))
+            await world.inside(partial(world.history.region_changed, NAMESPACE.id))
 
     async def agree(self, within_s: float = 120.0) -> None:
         """Waits until both have the same runs, states, histories and current runs, and the cursors say so."""
