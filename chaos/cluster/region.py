@@ -21,8 +21,9 @@ from typing import Any
 from cluster.engines import make_store
 from cluster.node_config import StoreConfig, StoreKind
 from cluster.stores.base import Store
+from ops.cli.exit_codes import EXIT_DATABASE
 from ops.cluster_servers import ClusterServers, NodeServer
-from ops.servers import free_port
+from ops.servers import ServerFailed, free_port
 from ops.services.databases import Database, engine_server, fresh_database
 from ops.services.etcd import EtcdServer
 from ops.services.proxy import TcpProxy, tcp_proxy
@@ -31,6 +32,7 @@ KINDS: dict[str, StoreKind] = {"postgres": "postgres", "mariadb": "mysql", "cass
 ETCD_PREFIX = "/outlast/"
 LEASE_S = 5.0  # cluster/membership: a node that is silent for so long is taken for dead
 LOG_LEVEL = "info"
+START_TRIES_MAX, START_AGAIN_S = 10, 1.0
 
 
 @dataclass
@@ -55,7 +57,15 @@ class Region:
 
     # --- nodes ----------------------------------------------------------------------------------------------------------
     async def start_node(self, node: NodeServer) -> None:
+        """As a supervisor does: a node that finds its database starting up ends with 4, and is started again."""
         await asyncio.to_thread(self._forget_joins)
+        for _ in range(START_TRIES_MAX - 1):
+            try:
+                return await asyncio.to_thread(node.restart)
+            except ServerFailed:
+                if node.exit_code != EXIT_DATABASE:
+                    raise
+            await asyncio.sleep(START_AGAIN_S)
         await asyncio.to_thread(node.restart)
 
     def _forget_joins(self) -> None:
