@@ -54,7 +54,8 @@ class CatchUp:
         assert shard.replicas is not None
         for tombstone in shard.replicas.tombstones(self.target):
             if self._ships(tombstone.key.namespace_id):
-                self._steps.append(Step(RunNews(tombstone.key, [], tombstone=tombstone.reason), tombstone.position, 0))
+                news = RunNews(tombstone.key, [], tombstone=tombstone.reason, claim=tombstone.claim)
+                self._steps.append(Step(news, tombstone.position, 0))
         self.target = max(self.target, target)
         self.is_read = False
 

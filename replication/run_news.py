@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.core.branches import head_of, lca_event, owner_of
+from cluster.core.branches import head_of, owner_of
 from cluster.core.entry import Entry
-from cluster.core.events import join_framed, split_framed
+from cluster.core.events import join_framed
+from cluster.core.merge import RunClaim, claim_of
 from cluster.core.state import RunState, checksum, encode_state
 from cluster.history.events import read_events
-from cluster.history.replicas import KeptBranch
+from cluster.history.forks import losing_branch
 from cluster.history.run import Run, run_of
-from cluster.history.run_delta import RETENTION, LosingBranch, RunDelta, deletion_of, encode_delta, head_before, needs_snapshot
+from cluster.history.run_delta import RETENTION, RunDelta, deletion_of, encode_delta, head_before, needs_snapshot
 from cluster.history.shard import Shard
 from cluster.stores.base import RunKey
 
@@ -28,6 +29,7 @@ class RunNews:
     state: RunState | None = None
     decoded: Sequence[Entry] = ()
     tombstone: str = ""
+    claim: RunClaim | None = None  # of the deleted run
     row: Run | None = None
     successor: RunNews | None = None
 
@@ -62,7 +64,7 @@ def news_of_group(
         if reason == RETENTION or key in retired:
             continue
         if reason:
-            found[key] = RunNews(key, [], tombstone=reason, decoded=entries)
+            found[key] = RunNews(key, [], tombstone=reason, decoded=entries, claim=claim_of(states[key]))
         elif needs_snapshot(entries):
             found[key] = RunNews(key, [], decoded=entries)  # told even if the peer wrote it: it may have beaten our branch
         elif not all(entry.version and owner_of(entry.version) == peer_initial_version for entry in entries):
@@ -93,7 +95,7 @@ async def delta_of(shard: Shard, news: RunNews, wants_from: int) -> bytes:
     """Encoded. wants_from: the peer lacks the base, and wants the run with its events from here on. Raises CallerError,
     StoreError, CorruptRecord."""
     if news.tombstone:
-        return encode_delta(RunDelta(*_name(news.key), tombstone=news.tombstone))
+        return encode_delta(RunDelta(*_name(news.key), tombstone=news.tombstone, claim=news.claim))
     if news.entries and not wants_from:
         return encode_delta(extension(news))
     return encode_delta(await _snapshot(shard, news, wants_from or 1))
@@ -107,15 +109,17 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
     while True:
         run = shard.runs.get(key) or news.row or await _stored(shard, key)
         if run is None:
-            return RunDelta(*_name(key), tombstone=DELETED if shard.replicas.is_dead(key) else "", successor=successor)
+            reason = DELETED if shard.replicas.is_dead(key) else ""
+            return RunDelta(*_name(key), tombstone=reason, claim=shard.replicas.claim_of_dead(key), successor=successor)
         state, branch = run.state, run.branch
         if not run.is_evicted and run is not news.row:
             await shard.durable(run)
         if state.is_deleted:
             is_retired = key in shard.replicas.expired
-            return RunDelta(*_name(key), tombstone="" if is_retired else DELETED, successor=successor)
+            reason = "" if is_retired else DELETED
+            return RunDelta(*_name(key), tombstone=reason, claim=claim_of(state), successor=successor)
         events = await read_events(shard.store, shard.id, run, events_from, state.next_event_id - 1)
-        losers = [await _loser(shard, key, state, one) for one in shard.replicas.losers(key, state)]
+        losers = [await losing_branch(shard, key, state, one) for one in shard.replicas.losers(key, state)]
         if run.branch == branch:
             break
     return RunDelta(
@@ -128,16 +132,6 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
         losers=losers,
         successor=successor,
     )
-
-
-async def _loser(shard: Shard, key: RunKey, winner: RunState, kept: KeptBranch) -> LosingBranch:
-    first = max(kept.events_from, lca_event(head_of(winner), kept.head).number + 1)
-    events: list[bytes] = []
-    for blob in await shard.store.history(shard.id, key, kept.number, first, kept.head.last_event_id):
-        for event_id, event in enumerate(split_framed(blob.data), blob.first_event_id):
-            if first <= event_id <= kept.head.last_event_id:
-                events.append(event)
-    return LosingBranch(kept.head, kept.state, first, join_framed(events))
 
 
 async def _stored(shard: Shard, key: RunKey) -> Run | None:

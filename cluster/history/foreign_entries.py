@@ -55,7 +55,8 @@ def append(shard: Shard, *changes: Change) -> asyncio.Future[None]:
         run.position = position
         shard.mark_dirty(run)
         shard.touched.setdefault(position, {})[run] = state
-        shard.current_runs.claims(run)
+        if (current := shard.current_runs.claims(run)) is not None:
+            shard.mark_dirty(current)  # the store's pointer follows its row
         if state.is_deleted:
             shard.current_runs.leaves(run)
     shard.checkpointer.request()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from cluster.core.branches import Head, Point, contains, head_of, history_hash, lca_event, lca_transition
-from cluster.core.events import split_framed
+from cluster.core.events import join_framed, split_framed
 from cluster.core.ledger import REAPPLIED, LedgerLine, Outcome
 from cluster.core.reapply import reapply
 from cluster.core.salvage import salvage
@@ -24,6 +25,8 @@ from cluster.history.run import Run
 from cluster.history.run_delta import LosingBranch, RunDelta
 from cluster.history.shard import Shard
 from cluster.stores.base import RunKey
+
+log = structlog.get_logger("history")
 
 
 class Poison(Exception):
@@ -144,6 +147,33 @@ async def keep_loser(shard: Shard, run: Run, loser: LosingBranch) -> list[Ledger
         if again is None or again.state.is_deleted:
             return ledger
         run = again
+
+
+async def losing_branch(shard: Shard, key: RunKey, winner: RunState, kept: KeptBranch) -> LosingBranch:
+    """A branch that was kept, as it is told: with its events from the fork on. Raises StoreError."""
+    first = max(kept.events_from, lca_event(head_of(winner), kept.head).number + 1)
+    events: list[bytes] = []
+    for blob in await shard.store.history(shard.id, key, kept.number, first, kept.head.last_event_id):
+        for event_id, event in enumerate(split_framed(blob.data), blob.first_event_id):
+            if first <= event_id <= kept.head.last_event_id:
+                events.append(event)
+    return LosingBranch(kept.head, kept.state, first, join_framed(events))
+
+
+async def salvage_kept(shard: Shard, namespace_id: str) -> None:
+    """This region has become active: what was told to branches that lost while it was passive is its to append now.
+
+    Raises CallerError, StoreError.
+    """
+    for key in _replicas(shard).forked(namespace_id):
+        run = await at_hand(shard, key)
+        if run is None or run.state.is_deleted:
+            continue
+        for kept in _replicas(shard).losers(key, run.state):
+            try:
+                await keep_loser(shard, run, await losing_branch(shard, key, run.state, kept))
+            except Poison as error:
+                log.error("a branch that was kept cannot be salvaged", run=key, branch=kept.number, reason=error.reason)
 
 
 def _ledger(

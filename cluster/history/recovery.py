@@ -115,7 +115,8 @@ class Replay:
         run.position = position
         shard.mark_dirty(run)
         if self._is_foreign(entry):
-            shard.current_runs.claims(run)
+            if (current := shard.current_runs.claims(run)) is not None:
+                shard.mark_dirty(current)
         elif is_first:
             shard.current_runs.begins(run)
         if state.is_deleted:

@@ -18,6 +18,7 @@ import structlog
 from cluster.core.branches import Head, contains, head_of, rank
 from cluster.core.errors import CallerError
 from cluster.core.ledger import LedgerLine
+from cluster.core.merge import RunClaim, claim_of
 from cluster.core.state import RunState
 from cluster.history.run import Run
 from cluster.stores.base import RunKey, Store, StoreError, StoreUnavailable
@@ -60,6 +61,7 @@ class Tombstone(msgspec.Struct, frozen=True):
     reason: str
     position: int
     at: int
+    claim: RunClaim | None = None
 
 
 class Replicas:
@@ -98,9 +100,8 @@ class Replicas:
             return
         if current is run or run.is_evicted or run.state.is_deleted or (current is not None and current.is_evicted):
             return
-        shard.current_runs.claims(run)
-        if run.is_current:
-            shard.mark_dirty(run)
+        if (became := shard.current_runs.claims(run)) is not None:
+            shard.mark_dirty(became)
             shard.checkpointer.request()
 
     # --- branches -------------------------------------------------------------------------------------------------------
@@ -120,6 +121,10 @@ class Replicas:
             return []
         head = head_of(state)
         return [one for one in listed[1] if one.state and rank(one.head) < rank(head) and not contains(head, one.head)]
+
+    def forked(self, namespace_id: str) -> list[RunKey]:
+        """The runs that have more than one branch."""
+        return [key for key in self._branches if key.namespace_id == namespace_id]
 
     def next_number(self, key: RunKey) -> int:
         listed = self._branches.get(key)
@@ -151,6 +156,19 @@ class Replicas:
     def is_dead(self, key: RunKey) -> bool:
         return key in self._tombstones
 
+    def buried(self, namespace_id: str, workflow_id: str) -> RunClaim | None:
+        """The best claim of a deleted run of this workflow id."""
+        claims = [
+            one.claim
+            for key, (_, one) in self._tombstones.items()
+            if (key.namespace_id, key.workflow_id) == (namespace_id, workflow_id) and one.claim is not None
+        ]
+        return max(claims, default=None)
+
+    def claim_of_dead(self, key: RunKey) -> RunClaim | None:
+        found = self._tombstones.get(key)
+        return None if found is None else found[1].claim
+
     def may_remove(self, run: Run) -> bool:
         """Whether a deleted run may leave the store: its tombstone is durable, or none is needed. Else one is begun."""
         key = run.key
@@ -158,14 +176,14 @@ class Replicas:
             return True
         if key not in self._writing:
             self._writing.add(key)
-            self._shard.spawn(self._bury_later(key, run.position), f"tombstone-{self._shard.id}")
+            self._shard.spawn(self._bury_later(key, run.position, claim_of(run.state)), f"tombstone-{self._shard.id}")
         return False
 
-    async def bury(self, key: RunKey, reason: str, position: int) -> None:
+    async def bury(self, key: RunKey, reason: str, position: int, claim: RunClaim | None) -> None:
         """Durable at return. Raises StoreError."""
         if key in self._tombstones:
             return
-        tombstone = Tombstone(key, reason, position, self._shard.clock.now_ns())
+        tombstone = Tombstone(key, reason, position, self._shard.clock.now_ns(), claim)
         version = await self._store.metadata_put(
             self._kind(TOMBSTONES_KIND), digest_of(key), msgspec.msgpack.encode(tombstone), 0
         )
@@ -176,9 +194,9 @@ class Replicas:
             version, tombstone = row.version, msgspec.msgpack.decode(row.data, type=Tombstone)
         self._tombstones[key] = version, tombstone
 
-    async def _bury_later(self, key: RunKey, position: int) -> None:
+    async def _bury_later(self, key: RunKey, position: int, claim: RunClaim) -> None:
         try:
-            await self.bury(key, UNKNOWN_REASON, position)
+            await self.bury(key, UNKNOWN_REASON, position, claim)
         except StoreError as error:  # the run stays dirty, and the next checkpoint asks again
             log.warning("a tombstone could not be written yet", run=key, error=repr(error))
         finally:

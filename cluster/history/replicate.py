@@ -25,7 +25,7 @@ from cluster.core.entry import CloseNote, DeletedNote, Entry, decode_entry
 from cluster.core.errors import CallerError, Code
 from cluster.core.ledger import LedgerLine
 from cluster.core.machines import lifecycle
-from cluster.core.merge import Contradiction, Extends, Gap, Known, Side, merge
+from cluster.core.merge import Contradiction, Extends, Gap, Known, Side, claim_of, merge
 from cluster.core.state import RunState, checksum
 from cluster.history.current_runs import name_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, note_as_entry, state_as_entry, store_events
@@ -207,7 +207,7 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
     """Deleted is deleted, whatever has happened to the run since: it comes back in no region."""
     assert shard.replicas is not None
     if run is None:
-        await shard.replicas.bury(delta.key, delta.tombstone, shard.journal.last_position)
+        await shard.replicas.bury(delta.key, delta.tombstone, shard.journal.last_position, delta.claim)
         return Applied()
     if run.state.is_deleted:
         await shard.durable(run)
@@ -222,7 +222,7 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
     else:
         entry, data = note_as_entry(shard, run, note)
         await append(shard, Change(run.key, run, apply_entry(run.state.fork(), entry), [(entry, data)]))
-    await shard.replicas.bury(delta.key, delta.tombstone, run.position)
+    await shard.replicas.bury(delta.key, delta.tombstone, run.position, claim_of(run.state))
     return Applied()
 
 

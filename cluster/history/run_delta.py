@@ -16,6 +16,7 @@ import msgspec
 
 from cluster.core.branches import NOTHING, Head, Line
 from cluster.core.entry import Base, DeletedNote, Entry
+from cluster.core.merge import RunClaim
 from cluster.stores.base import RunKey
 
 RETENTION = "retention"  # a region deletes by itself what has passed its retention: no other needs to hear of it
@@ -45,6 +46,7 @@ class RunDelta(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     checksum: str = ""
     losers: list[LosingBranch] = []
     tombstone: str = ""
+    claim: RunClaim | None = None  # of a run that is deleted: what has a lesser one is not current in its place
     successor: RunDelta | None = None  # the run that continues this one, begun by the same append
 
     @property

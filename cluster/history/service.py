@@ -32,6 +32,7 @@ from cluster.history import between_runs, polls
 from cluster.history.api import VERBS
 from cluster.history.between_runs import BetweenRuns
 from cluster.history.deliveries import Deliveries
+from cluster.history.forks import salvage_kept
 from cluster.history.journal import ShardIsMoving, shard_is_moving
 from cluster.history.outstanding import Outstanding
 from cluster.history.ownership import Ownership
@@ -313,6 +314,8 @@ class HistoryService:
                 if run.key.namespace_id == namespace_id and shard.is_durable(run):  # else its commit settles it
                     shard.settle(run, run.state)
             await shard.look_anew()
+            if shard.replicas is not None and self.regions.is_active(namespace_id):
+                await salvage_kept(shard, namespace_id)
 
     def _on_wake(self, shard: Shard, run: Run) -> None:
         state = run.state

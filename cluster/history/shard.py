@@ -22,7 +22,7 @@ from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
-from cluster.history.current_runs import CurrentRuns, name_of
+from cluster.history.current_runs import CurrentRuns, name_of, nobody
 from cluster.history.events import data_loss, read_events, verify
 from cluster.history.journal import Group, Journal, shard_is_moving
 from cluster.history.recovery import Replay
@@ -75,7 +75,7 @@ class Shard:
         self.is_fed = is_fed
         self.regions: Regions = regions or OneRegion()
         self.replicas = Replicas(self) if regions is not None else None
-        self.current_runs = CurrentRuns()
+        self.current_runs = CurrentRuns(self.replicas.buried if self.replicas is not None else nobody)
         self._loads: dict[Any, asyncio.Future[Run | None]] = {}
         self.touched: dict[int, dict[Run, RunState]] = {}  # by position of the group: the last state of each run in it
         self._namespace_name = namespace_name
@@ -246,8 +246,7 @@ class Shard:
 
     def context(self, namespace_id: str) -> Context:
         name, retention_ns = self._namespace_name(namespace_id), self._retention_ns(namespace_id)
-        version = self.regions.version(namespace_id)
-        return Context(name, self.clock.now_ns(), self.ids, self.limits, version, retention_ns)
+        return Context(name, self.clock.now_ns(), self.ids, self.limits, self.regions.version(namespace_id), retention_ns)
 
     def owes(self, state: RunState) -> bool:
         """Whether this region has something to do for the run: not for a passive namespace, nor for one that is gone."""
@@ -261,8 +260,7 @@ class Shard:
         return self.replicas is None or self.replicas.may_remove(run)
 
     def begin(self, run: Run, context: Context | None = None) -> Transition:
-        """A transition of this run, decided at once and committed without an await in between. Raises UNAVAILABLE where another
-        region has written the run under a higher version."""
+        """A transition of this run, to be committed without an await in between. Raises UNAVAILABLE: it is another region's."""
         context = context or self.context(run.key.namespace_id)
         if context.version < written_version(run.state):
             raise unavailable("This workflow has moved to another region: retry, it will be found there.")
@@ -275,7 +273,7 @@ class Shard:
         if not written:
             return self.journal.durable(max((run.position for run, _ in changes if run is not None), default=0))
         for run, t in written:
-            if run is not None and run.is_evicted:
+            if run.is_evicted if run is not None else self.current_runs.is_beyond(t.state, t.context.version):
                 raise shard_is_moving()
             history_limits.enforce(t)
             assert run is None or run.state.transition_count == t.state.transition_count, "the run changed during the decision"

@@ -138,10 +138,10 @@ class RoutedMatching:
             self._outbox(node).withdraw(hint)
 
     def forget(self, hint: TaskHint) -> None:
-        """Its shard has left this node; the next owner may have offered the task before we learned that, so a withdrawal could
-        undo its offer. A stale hint costs one TaskGone."""
+        """Its shard has left this node; the next owner may have offered the task before we learned that, even before this node's
+        ring names anybody else, so a withdrawal could undo its offer. A stale hint costs one TaskGone."""
         places = self._places.now
-        if places.is_local:
+        if not self._peers.has_others:
             self.local.forget(hint)
         elif (outbox := self._outboxes.get(places.node_of(hint))) is not None:
             outbox.forget(hint)

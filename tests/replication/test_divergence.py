@@ -85,6 +85,22 @@ def test_a_region_that_was_replaced_still_tells_the_other_what_it_had() -> None:
     play(story)
 
 
+def test_a_branch_that_was_kept_while_passive_is_salvaged_by_the_region_when_it_becomes_active() -> None:
+    async def story(pair: Pair) -> None:
+        await forked(pair)
+        pair.one.view.active, pair.one.view.failover_version = "two", 2
+        pair.two.view.active = "one"  # nobody acts while the link comes back
+        pair.is_linked = True
+        await pair.agree()
+        assert await signals(pair.two, "w") == ["before", "in two", "in two, again"]
+        pair.fail_over(pair.two, 2)
+        await pair.activate()
+        await pair.agree()
+        assert await signals(pair.one, "w") == ["before", "in two", "in two, again", "in one"]
+
+    play(story)
+
+
 def test_a_fork_survives_a_crash_of_either_side_at_any_moment() -> None:
     for moment_s in (0.0, 0.05, 0.1, 0.3, 0.6):
         for which in ("one", "two"):

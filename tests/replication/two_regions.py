@@ -105,6 +105,7 @@ class RegionWorld(World):
         self.view = View(name)
         self.stream_limits = LIMITS
         self.ends: list[End] = []
+        self.acknowledged: list[str] = []  # names of signals
 
     async def begin(self) -> None:
         if not hasattr(self, "_slot"):
