@@ -12,7 +12,7 @@ FIRST ?= 1
 SEED ?= 1
 FUZZ_S ?= 60
 
-.PHONY: help setup demo test test-matrix check bench compare sim sim-one crash crash-cluster fuzz clean
+.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster fuzz clean
 
 help: ## list these words
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ check: $(READY) ## ruff, mypy --strict, layers, tidy, docs
 
 bench: $(READY) ## throughput, cost and latency, next to the real server where it is built (ARGS=--quick)
 	@$(PY) -m ops.bench $(ARGS)
+
+bench-cluster: $(READY) ## stores, processes, nodes and the hop, next to the real server on PostgreSQL (ARGS="--engines postgres --rounds 3")
+	@$(PY) -m ops.bench.cluster $(ARGS)
 
 compare: $(READY) ## the same workflows here and on the real server: do the histories agree?
 	@$(PY) -m tests.compare $(ARGS)

@@ -243,8 +243,13 @@ class Node:
             ("outlast_store_written_bytes", "Payload bytes handed to the store since the start", self.store.bytes_written),
             ("outlast_task_queues", "Task queues in memory", lambda: self.matching.queue_count),
             ("outlast_started_in_seconds", "How long the start took", lambda: self.started_in_ms / 1000),
+            ("outlast_journal_appends", "Groups appended to the journals that are open", lambda: self._journals("appends_count")),
+            ("outlast_journal_entries", "Entries in those groups", lambda: self._journals("appended_entries_count")),
             ("outlast_shards_owned", "Shards this node has open", lambda: len(self.history.owned)),
         ]
+
+    def _journals(self, count: str) -> float:
+        return float(sum(getattr(shard.journal, count) for shard in self.history.ownership.open.values()))
 
     def _fault(self) -> str:
         """ "" while the node is well."""
