@@ -62,16 +62,21 @@ class Sharing:
         if old is not None and new is not None and (old.root_id, old.others) == (new.root_id, new.others):
             return
         partition.link = new
+        guests: dict[TaskKey, str] = {}
         if old is not None:
             if new is not None and old.is_root and new.is_root:
-                # They told this root already, perhaps by a newer ring than it had then, and will not tell again soon.
-                new.interest = {
-                    node: interest for node, interest in old.interest.items() if new.others.get(node) == old.others.get(node)
-                }
+                # Children that live on told this root and forwarded to it, perhaps by a newer ring than it had then: they will
+                # not do so again soon. A guest that should have gone costs one TaskGone.
+                lives_on = {node for node, life in new.others.items() if old.others.get(node) == life}
+                new.interest = {node: interest for node, interest in old.interest.items() if node in lives_on}
+                guests = {key: node for key, node in old.guests.items() if node in lives_on}
             for away in old.away.values():
                 partition.window.put_back(away.entry)
         for entry in partition.window.entries():
-            if self.placement.node_of(entry.hint) != self.placement.me:
+            key, node = key_of(entry.hint), self.placement.node_of(entry.hint)
+            if new is not None and guests.get(key) == node:
+                new.guests[key] = node
+            elif node != self.placement.me:
                 self._forget(partition, entry)
         partition.configure()
         for query in partition.queries:

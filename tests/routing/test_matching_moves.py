@@ -259,6 +259,37 @@ def test_a_shard_that_moved_does_not_undo_the_offers_of_its_next_owner() -> None
     perform(story)
 
 
+def test_a_former_owner_that_still_believes_to_be_alone_does_not_undo_the_offers_of_the_next_one() -> None:
+    """The next owner's offer arrives here, where the queue is, before this node's ring names anybody else."""
+
+    async def story(stage: MatchingStage) -> None:
+        await stage.add("a", "b")
+        shard = next(
+            shard for shard in range(SHARDS) if stage.nodes_of()[shard % 4] == "a" and home_id(stage, shard) == "b"
+        )
+        stage.change("b", NodeState.LEAVING)
+        task = hint(1, shard=shard)
+        await asyncio.sleep(0.1)
+        assert home_id(stage, shard) == "a"
+        stage.schedule(task)
+        stage.states["b"] = NodeState.READY
+        stage.tell_one("b")
+        await asyncio.sleep(0.1)
+        former = stage.node("a")
+        assert former.routed._places.now.is_local and shard in stage.node("b").shards.open
+
+        async def lose(_: object) -> None:
+            former.shards.open.discard(shard)
+            former.shards.done(task, is_forgotten=True)
+
+        await stage.inside("a", lose)
+        stage.tell()
+        await asyncio.sleep(0.1)
+        assert token(await stage.poll("b", timeout_s=2.0)) == "wf-1"
+
+    perform(story)
+
+
 def test_a_node_alone_sends_no_message() -> None:
     async def story(stage: MatchingStage) -> None:
         await stage.add("a")
@@ -267,5 +298,32 @@ def test_a_node_alone_sends_no_message() -> None:
         stage.schedule(hint(1))
         assert token(await poll) == "wf-1"
         assert not stage.calls and not stage.node("a").routed._outboxes
+
+    perform(story)
+
+
+def test_a_root_that_learns_late_of_another_nodes_new_life_keeps_what_was_forwarded_to_it() -> None:
+    """The child forwards anew when its ring changes; the root, whose ring changes after that, is not told again for long."""
+
+    async def story(stage: MatchingStage) -> None:
+        await stage.add(*NODES)
+        root = stage.nodes_of()[0]
+        child, third = (node for node in NODES if node != root)
+        shard = next(
+            shard for shard in range(SHARDS) if stage.nodes_of()[shard % 4] == child and home_id(stage, shard) != third
+        )
+        stage.schedule(hint(1, shard=shard))
+        await asyncio.sleep(0.1)
+        stage.kill(third)
+        await stage.slots[third].start()
+        for node in (child, third, root):
+            stage.tell_one(node)
+            await asyncio.sleep(0.1)
+        poll = stage.polling(root, timeout_s=20.0)
+        assert await until(poll.done) < 0.05
+        assert token(poll.result()) == "wf-1" and not stage.history.outstanding
+        link = stage.node(child).matching._matcher.partitions[QUEUE].link
+        assert link is not None
+        await until(lambda: not link.away, 0.1)
 
     perform(story)
