@@ -223,11 +223,6 @@ class Region:
         slot.crash()
         self.fabric.died(slot.name, is_machine)
 
-    def crash_all(self) -> None:
-        for slot in self.slots.values():
-            if slot.node is not None:
-                self.crash(slot)
-
     async def stop(self, slot: NodeSlot[SimNode]) -> None:
         """Ends the life in good order, as SIGTERM does; what is left after that dies with the process."""
         node = slot.node

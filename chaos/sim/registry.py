@@ -10,13 +10,13 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from enum import StrEnum
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from chaos.sim.faults import FaultPlan
 from chaos.sim.loop import running_loop
 from chaos.sim.owners import far_away, owned_by
-from cluster.membership import etcd as membership
-from cluster.membership.etcd_client import Compacted, Entry, EtcdUnavailable, LeaseGone, Reading
+from cluster.membership.etcd import EtcdMembership
+from cluster.membership.etcd_client import Compacted, Entry, Etcd, EtcdUnavailable, LeaseGone, Reading
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.seams import Clock, Ids, Spawn
 
@@ -250,17 +250,13 @@ class SimEtcdClient:
             raise EtcdUnavailable("no answer in time") from None
 
 
-class SimMembership(membership.EtcdMembership):
-    """The real one, on a simulated channel. Its constructor opens channels of grpc, which cannot live on a simulated loop: while
-    it runs, the name it takes them by is another one."""
+class SimMembership(EtcdMembership):
+    """The real one, on a simulated channel: grpc's cannot live on a simulated loop."""
 
     def __init__(
         self, etcd: SimEtcd, node: str, settings: EtcdSettings, clock: Clock, ids: Ids, spawn: Spawn, delays: random.Random
     ) -> None:
-        names = vars(membership)
-        real = names["Etcd"]
-        names["Etcd"] = lambda *_: SimEtcdClient(etcd, node, settings.call_timeout_s, delays)
-        try:
-            super().__init__(settings, clock, ids, spawn)
-        finally:
-            names["Etcd"] = real
+        def connect(settings: EtcdSettings) -> Etcd:
+            return cast(Etcd, SimEtcdClient(etcd, node, settings.call_timeout_s, delays))
+
+        super().__init__(settings, clock, ids, spawn, connect)

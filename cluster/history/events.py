@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from cluster.core.apply import fold_events
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import split_framed
-from cluster.core.state import checksum
+from cluster.core.state import RunState, checksum
 from cluster.core.without_notes import hash_differs, without_notes
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
 from cluster.stores.base import CorruptRecord, ShardId, Store, StoreError
 
 BLOB_BRANCH = 0  # of a run that no other region has replaced by its own branch
+DIFFERENCE_CHARS_MAX = 500
 
 log = structlog.get_logger("history")
 
@@ -58,13 +61,20 @@ async def disagreement(store: Store, shard: ShardId, run: Run) -> str:
     state = run.state
     if state.buffered:
         return ""  # its state is ahead of its history until the next flush
-    events = await read_events(store, shard, run, 1, state.next_event_id - 1)
+    return fold_difference(state, await read_events(store, shard, run, 1, state.next_event_id - 1))
+
+
+def fold_difference(state: RunState, events: Sequence[bytes]) -> str:
+    """Why the state, which has nothing buffered, is not the fold of these events, all of its history; "" if it is."""
+    if len(events) != state.next_event_id - 1:
+        return f"the state is of {state.next_event_id - 1} events, the history has {len(events)}"
     fold = fold_events(state.namespace_id, state.workflow_id, state.run_id, events)
     folded, stored = without_notes(fold), without_notes(state)
     if checksum(folded) == checksum(stored):
         return "the stored events are not those that the state was folded from" if hash_differs(fold, state) else ""
-    differ = [name for name in stored.__struct_fields__ if getattr(stored, name) != getattr(folded, name)]
-    return f"stored state and fold of {len(events)} events differ in {', '.join(differ)}"
+    names = [name for name in stored.__struct_fields__ if getattr(stored, name) != getattr(folded, name)]
+    differ = "; ".join(f"{name}: stored {getattr(stored, name)!r}, folded {getattr(folded, name)!r}" for name in names)
+    return f"stored state and fold of {len(events)} events differ in {differ}"[:DIFFERENCE_CHARS_MAX]
 
 
 async def verify(store: Store, shard: ShardId, run: Run) -> None:

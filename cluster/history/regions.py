@@ -12,6 +12,7 @@ from cluster.core.branches import NOT_REPLICATED, owner_of
 from cluster.core.errors import CallerError
 from cluster.core.state import RunState
 from cluster.namespaces.record import NamespaceRecord
+from cluster.namespaces.regions import is_active_here
 
 
 class Regions(Protocol):
@@ -69,11 +70,11 @@ class RegionsOfRecords:
 
     def is_active(self, namespace_id: str) -> bool:
         record = self._global(namespace_id)
-        return record is None or record.active_cluster == self._cluster
+        return record is None or is_active_here(record, self._cluster)
 
     def is_replicated(self, namespace_id: str) -> bool:
         record = self._global(namespace_id)
-        return record is not None and len(record.clusters) > 1
+        return record is not None and record.is_replicated
 
     def version(self, namespace_id: str) -> int:
         record = self._global(namespace_id)

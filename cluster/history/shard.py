@@ -85,7 +85,7 @@ class Shard:
         self.on_wake: Callable[[Shard, Run], None] = lambda shard, run: None
         # Of each durable group: its position, its encoded entries, the last state of each run in it. None: nobody ships them.
         self.on_durable_entries: Callable[[Shard, int, list[bytes], dict[Run, RunState]], None] | None = None
-        self.checkpointer = self._checkpointer = Checkpointer(self)
+        self.checkpointer = Checkpointer(self)
         self._sweep = Sweep(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
@@ -107,13 +107,13 @@ class Shard:
             self.settle(run, run.state)
         await self._sweep.look()
         if self.dirty and self.is_open:
-            self._checkpointer.request()
+            self.checkpointer.request()
 
     async def close(self) -> None:
         """Ends in good order: what is dirty is checkpointed, nobody is left waiting."""
         if self.is_open:
             try:
-                await self._checkpointer.write()
+                await self.checkpointer.write()
             except (StoreError, CallerError) as error:
                 log.warning("checkpoint at close failed; the journal will be replayed", shard=self.id, error=str(error))
         self._end()
@@ -129,7 +129,7 @@ class Shard:
 
     def _end(self) -> None:
         self.is_open = False
-        self._checkpointer.close()
+        self.checkpointer.close()
         self._sweep.close()
         if hasattr(self, "journal"):
             self.journal.end(StoreUnavailable("shard closed"))
@@ -281,7 +281,7 @@ class Shard:
         position = self.journal.add(*map(encode_entry, entries))
         for (run, t), entry in zip(written, entries, strict=True):
             self._take(run or self._new_run(entry), t, entry, position)
-        self._checkpointer.request()
+        self.checkpointer.request()
         return self.journal.durable(position)
 
     def _new_run(self, entry: Entry) -> Run:

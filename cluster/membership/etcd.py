@@ -33,14 +33,20 @@ from cluster.seams import Clock, Ids, Spawn
 log = structlog.get_logger("outlast.membership")
 
 
-class EtcdMembership:
-    """See the module's text, and `Membership` for the interface."""
+def channel(settings: EtcdSettings) -> Etcd:
+    return Etcd(settings.endpoints, settings.call_timeout_s, settings.tls)
 
-    def __init__(self, settings: EtcdSettings, clock: Clock, ids: Ids, spawn: Spawn) -> None:
+
+class EtcdMembership:
+    """See the module's text, and `Membership` for the interface. connect: makes a channel to etcd."""
+
+    def __init__(
+        self, settings: EtcdSettings, clock: Clock, ids: Ids, spawn: Spawn, connect: Callable[[EtcdSettings], Etcd] = channel
+    ) -> None:
         self.settings = settings
         self._clock, self._ids, self._spawn = clock, ids, spawn
-        self._etcd = Etcd(settings.endpoints, settings.call_timeout_s, settings.tls)  # the lease's
-        self._watched_etcd = Etcd(settings.endpoints, settings.call_timeout_s, settings.tls)
+        self._etcd = connect(settings)  # the lease's
+        self._watched_etcd = connect(settings)
         self._views, self._table = Views(), MemberTable()
         self._jobs: list[asyncio.Task[None]] = []
         self._me: NodeInfo | None = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Final
 
 from cluster.stores.mysql_schema import INNODB, MysqlSchema
-from cluster.stores.mysql_schema import LOCK_NAME as LOCK_NAME
 from cluster.stores.sql_rows import NAMESPACE_BYTES_MAX, RUN_BYTES_MAX, WORKFLOW_BYTES_MAX
 from cluster.stores.sql_schema import Steps
 from cluster.visibility.server_schema import COMPONENT, SCHEMA_VERSION

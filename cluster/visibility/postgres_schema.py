@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from cluster.stores.postgres_schema import _LOCK_KEY, PostgresSchema
+from cluster.stores.postgres_schema import PostgresSchema
 from cluster.stores.sql_schema import Steps
 from cluster.visibility.server_schema import COMPONENT, SCHEMA_VERSION
-
-LOCK_KEY: Final = _LOCK_KEY  # the store's
 
 # Counts read indexes alone only where vacuum has been, and plans need figures that are not too old.
 _KEPT_CLEAN: Final = """autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.1,

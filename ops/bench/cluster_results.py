@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from ops.bench.job import Sample
+from ops.bench.results import markdown_of, show_tables
 from ops.bench.scenarios import SCENARIOS
 from ops.bench.wire_cost import WireCost
 
@@ -187,27 +187,11 @@ def tables(results: Results) -> list[TableRows]:
 
 
 def show(results: Results, console: Console) -> None:
-    for title, columns, rows in tables(results):
-        table = Table(title=title, title_justify="left")
-        for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    for met, words in verdicts(results):
-        console.print(f"[{'green' if met else 'red'}]{'met' if met else 'MISSED'}[/]  {words}", highlight=False)
-    for failure in results.failures:
-        console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
+    show_tables(tables(results), verdicts(results), results.failures, console)
 
 
 def markdown(results: Results) -> str:
-    lines = ["# Bench of a cluster", "", *(f"- {key}: {value}" for key, value in results.machine.items()), ""]
-    for title, columns, rows in tables(results):
-        lines += [f"## {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-        lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-    lines += [f"- {'met' if met else 'MISSED'}: {words}" for met, words in verdicts(results)]
-    lines += [f"- failed: {failure}" for failure in results.failures]
-    return "\n".join(lines) + "\n"
+    return markdown_of("Bench of a cluster", results.machine, tables(results), verdicts(results), results.failures)
 
 
 def as_json(results: Results) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -125,27 +126,41 @@ def tables(results: Results) -> list[tuple[str, tuple[str, ...], list[Row]]]:
     return found
 
 
+Tables = list[tuple[str, tuple[str, ...], list[Row]]]
+Verdicts = Sequence[tuple[bool, str]]
+
+
 def show(results: Results, console: Console) -> None:
-    for title, columns, rows in tables(results):
+    show_tables(tables(results), verdicts(results), results.failures, console)
+
+
+def markdown(results: Results) -> str:
+    return markdown_of("Bench", results.machine, tables(results), verdicts(results), results.failures)
+
+
+def show_tables(found: Tables, judged: Verdicts, failures: Sequence[str], console: Console) -> None:
+    for title, columns, rows in found:
         table = Table(title=title, title_justify="left")
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for met, words in verdicts(results):
+    for met, words in judged:
         console.print(f"[{'green' if met else 'red'}]{'met' if met else 'MISSED'}[/]  {words}", highlight=False)
-    for failure in results.failures:
+    for failure in failures:
         console.print(f"failed: {failure}", style="red", markup=False, highlight=False)
 
 
-def markdown(results: Results) -> str:
-    lines = ["# Bench", "", *(f"- {key}: {value}" for key, value in results.machine.items()), ""]
-    for title, columns, rows in tables(results):
+def markdown_of(
+    heading: str, machine: Mapping[str, Any], found: Tables, judged: Verdicts, failures: Sequence[str]
+) -> str:
+    lines = [f"# {heading}", "", *(f"- {key}: {value}" for key, value in machine.items()), ""]
+    for title, columns, rows in found:
         lines += [f"## {title}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
         lines += [*(f"| {' | '.join(row)} |" for row in rows), ""]
-    lines += [f"- {'met' if met else 'MISSED'}: {words}" for met, words in verdicts(results)]
-    lines += [f"- failed: {failure}" for failure in results.failures]
+    lines += [f"- {'met' if met else 'MISSED'}: {words}" for met, words in judged]
+    lines += [f"- failed: {failure}" for failure in failures]
     return "\n".join(lines) + "\n"
 
 

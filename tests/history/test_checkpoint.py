@@ -201,7 +201,7 @@ def test_a_journal_that_fails_under_a_checkpoint_is_no_failure_of_the_node() -> 
         store.fail("append", StoreUnknown("?"))
         signal = asyncio.ensure_future(refused(world.signal("w", "a")))
         await world.settle()
-        world.shard._checkpointer._start()
+        world.shard.checkpointer._start()
         await world.settle()
         store.release("append")
         assert (await signal).code is Code.UNAVAILABLE

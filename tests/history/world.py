@@ -180,7 +180,7 @@ class World:
         return self.history._shards[0]
 
     async def checkpoint(self) -> None:
-        await self.inside(self.shard._checkpointer.write)
+        await self.inside(self.shard.checkpointer.write)
 
     async def settle(self, seconds: float = 0.5) -> None:
         """Lets visibility, deliveries and whatever else is under way come to rest; checkpoints come later than that."""

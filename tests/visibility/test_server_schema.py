@@ -8,10 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from cluster.stores import postgres_schema as store_postgres_schema
 from cluster.stores.base import SchemaMismatch
 from cluster.stores.sql_schema import SchemaStatus
-from cluster.visibility import mysql_schema, postgres_schema
 from tests.visibility.rows import ids, row
 from tests.visibility.servers import VisibilityDatabase
 
@@ -47,11 +45,6 @@ async def test_upgrades_of_store_and_visibility_at_once_end_with_one_set_of_tabl
     assert sorted(status.found for status in found[::2]) == sorted(status.found for status in found[1::2]) == [0, 1]
     async with fresh.opened() as store, fresh.stores.opened():
         await store.upsert([row("w")])
-
-
-def test_both_upgrades_wait_for_the_same_lock() -> None:
-    assert postgres_schema.LOCK_KEY == store_postgres_schema._LOCK_KEY
-    assert mysql_schema.LOCK_NAME == "outlast_schema"
 
 
 async def test_the_store_s_version_says_nothing_about_visibility(fresh: VisibilityDatabase) -> None:
