@@ -12,7 +12,7 @@ FIRST ?= 1
 SEED ?= 1
 FUZZ_S ?= 60
 
-.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster fuzz clean
+.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster fuzz properties clean
 
 help: ## list these words
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,7 +59,10 @@ crash-cluster: $(READY) ## three nodes killed, frozen and cut off under load; AR
 	@$(PY) -m chaos.cluster $(ARGS)
 
 fuzz: $(READY) ## descriptor-driven fuzzing of every served call for FUZZ_S seconds
-	@OUTLAST_FUZZ_S=$(FUZZ_S) $(PY) -m pytest tests/fuzz $(ARGS)
+	@OUTLAST_FUZZ_S=$(FUZZ_S) $(PY) -m pytest tests/fuzz --hypothesis-profile=default $(ARGS)
+
+properties: $(READY) ## the tests with generated examples, new ones each time
+	@$(PY) -m pytest -n 2 --dist loadfile --hypothesis-profile=default $$(grep -rl "hypothesis import" tests --include=*.py) $(ARGS)
 
 clean: ## remove what the other words made (keeps .venv)
 	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from cluster.core.effects import effects
 from cluster.core.errors import CallerError
 from cluster.core.events import join_framed
 from cluster.core.state import encode_state
+from cluster.history.current_runs import name_of
 from cluster.history.run import Run
 from cluster.stores.base import HistoryBlob, RunKey, Snapshot, StoreError
 
@@ -93,7 +94,7 @@ class Checkpointer:
     async def _write_slice(self, keys: list[RunKey]) -> None:
         shard = self._shard
         position = shard.journal.seal()  # whatever changes a run from here on lies in a later record
-        written: list[tuple[Run, int, int, int]] = []
+        written: list[tuple[Run, int, int, int, bool]] = []
         snapshots: list[Snapshot] = []
         blobs: list[HistoryBlob] = []
         gone: list[Run] = []
@@ -101,6 +102,9 @@ class Checkpointer:
             state, is_fed = run.state, shard.is_fed(run)
             if state.is_deleted and is_fed and not shard.owes(state) and shard.may_remove(run):
                 gone.append(run)
+                if run.is_current and not run.is_pointed_to and shard.current_runs.get(name_of(run.key)) in (None, run):
+                    # The store's pointer may still lead to the run before it: it is moved here, and goes with this one.
+                    snapshots.append(snapshot_of(run, is_fed, shard.due_of(state)))
                 continue
             if state.is_deleted or not is_fed:
                 shard.mark_dirty(run)  # looked at again, until it can be deleted, or its row can say its real time
@@ -110,14 +114,15 @@ class Checkpointer:
             if run.tail:
                 events = join_framed(run.tail)
                 blobs.append(HistoryBlob(run.key, run.branch, run.stored_event_id + 1, run.last_event_id, events))
-            written.append((run, len(run.tail), run.last_event_id, run.position))
+            written.append((run, len(run.tail), run.last_event_id, run.position, run.is_current))
         if position > shard.journal.durable_position:
             await shard.journal.durable(position)
         await shard.store.checkpoint(shard.lease, snapshots, blobs, [run.key for run in gone], 0)
-        for run, tail_count, last_event_id, row_position in written:
+        for run, tail_count, last_event_id, row_position, is_current in written:
             del run.tail[:tail_count]
             run.stored_event_id = last_event_id
             run.row_position = row_position
+            run.is_pointed_to = run.is_pointed_to or is_current
             run.is_dirty = run.key in shard.dirty
         for run in gone:  # not earlier: until now the store would have shown it to readers
             shard.forget(run)

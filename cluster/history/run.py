@@ -26,6 +26,7 @@ class Run:
         "is_current",
         "is_dirty",
         "is_evicted",
+        "is_pointed_to",
         "key",
         "position",
         "queries",
@@ -49,6 +50,7 @@ class Run:
         self.branch = 0  # the number under which the store has its history
         self.row_position = 0  # position of the row that the store has; 0 = none that this process knows of
         self.tail: list[bytes] = []
+        self.is_pointed_to = False  # a row that was stored has moved the store's pointer of the current run to this one
         self.is_dirty = False
         self.is_evicted = False
         self.wake_at = 0  # what the wake-up heap knows
@@ -118,6 +120,7 @@ def run_of(row: Snapshot) -> Run:
     position, events_count = row.changed_position, state.next_event_id - 1
     run = Run(row.key, state, is_current=row.is_current, position=position, stored_event_id=events_count)
     run.row_position = row.changed_position
+    run.is_pointed_to = row.is_current
     return run
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from cluster.config import ShardConfig
 from cluster.core.errors import Code, unavailable
 from cluster.history.between_runs import BetweenRuns, TellParent
 from cluster.stores.base import StoreUnavailable, StoreUnknown
-from tests.history.commands import activity, child, complete, timer
+from tests.history.commands import activity, child, complete, continue_as_new, timer
 from tests.history.held_store import HeldStore
 from tests.history.world import NAMESPACE, SHARD, World, eventually, name_of, play, refused
 
@@ -333,3 +335,27 @@ def test_a_deleted_childs_parent_hears_of_its_end() -> None:
         assert await world.store.current_run(SHARD, NAMESPACE.id, "child") is None
 
     play(story, World(config=RARELY))
+
+
+@pytest.mark.parametrize("is_written_between", [False, True])
+def test_after_the_current_run_is_deleted_there_is_none_whenever_its_row_was_written(is_written_between: bool) -> None:
+    """Not the run before it, to which the store's pointer leads as long as no row of the later one has been written."""
+
+    async def story(world: World) -> None:
+        first = await world.start("w")
+        task = await world.take_task()
+        await world.settle()
+        await world.checkpoint()
+        await world.answer(task, continue_as_new())
+        if is_written_between:
+            await world.settle()
+            await world.checkpoint()
+        await world.delete("w")
+        for _ in range(2):
+            assert (await refused(world.describe("w"))).code is Code.NOT_FOUND
+            await world.settle()
+            await world.checkpoint()
+        assert (await world.describe("w", first)).workflow_execution_info.execution.run_id == first
+
+    play(story, World(config=RARELY))
+
