@@ -26,12 +26,15 @@ from cluster.frontend.handlers.services import Services
 from cluster.frontend.handlers.task_queues import load_task_queue_configs
 from cluster.frontend.namespace_removal import NamespaceRemoval
 from cluster.frontend.service import Frontend
+from cluster.history.regions import RegionsOfRecords
 from cluster.history.service import HistoryService
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.service import Matching
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry, namespace_not_found
 from cluster.namespaces.remote_clusters import AskCluster, Cluster, RemoteClusters, nobody_to_ask
+from cluster.nexus.endpoints import EndpointRegistry
+from cluster.region_parts import RegionParts
 from cluster.routing.history import RoutedHistory
 from cluster.routing.matching import RoutedMatching
 from cluster.routing.news import News
@@ -43,6 +46,7 @@ from cluster.stores.base import Store
 from cluster.tokens import Tokens, load_keys
 from cluster.visibility.base import VisibilityStore
 from cluster.visibility.search_attributes import Schema, validate
+from replication.link import MakeRegions
 
 log = structlog.get_logger("outlast.node")
 
@@ -59,6 +63,7 @@ class Seams:
     store: Store
     visibility: VisibilityStore
     ask_cluster: AskCluster = nobody_to_ask
+    make_regions: MakeRegions | None = None  # None: this server has no way to other regions
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,10 +106,12 @@ class Assembly:
         self.identity: ClusterIdentity
         self.tokens: Tokens
         self.namespaces: NamespaceRegistry
+        self.endpoints: EndpointRegistry
         self.peers: Peers
         self.matching: RoutedMatching
         self.history: HistoryService
         self.frontend: Frontend
+        self.regions: RegionParts | None = None
         self._removal = NamespaceRemoval(seams.spawn)
 
     # --- load -----------------------------------------------------------------------------------------------------------
@@ -124,6 +131,8 @@ class Assembly:
             seams.store, seams.clock, seams.ids, settings.limits, me.cluster_name, self._removal.on_delete, clusters
         )
         await self.namespaces.load()
+        self.endpoints = EndpointRegistry(seams.store, seams.clock, seams.ids, self.namespaces, settings.limits)
+        await self.endpoints.refresh()
         for name in settings.namespaces:
             await self._ensure_namespace(name)
 
@@ -162,6 +171,7 @@ class Assembly:
             check_search_attributes=lambda record, given: validate(
                 given, self.schema_of(record), settings.limits, record.name
             ),
+            regions=self._regions_of_records(),
         )
 
         self.moves = ShardMoves(self.history, peers, seams.spawn, seams.ids)
@@ -169,14 +179,35 @@ class Assembly:
         self.matching.use_history(self.routed_history)
         self.news = News(peers, seams.spawn)
         self.news.listen("namespaces", self._look_at_namespaces)
-        self.namespaces.on_change = lambda: self.news.tell("namespaces")
+        self.namespaces.on_change = self._namespaces_changed
         self.news.listen("task queues", lambda: load_task_queue_configs(seams.store, self.matching))
         self.matching.on_config_change = lambda: self.news.tell("task queues")
+        self.news.listen("nexus endpoints", self.endpoints.refresh)
+        self.endpoints.on_change = lambda: self.news.tell("nexus endpoints")
         self.overview = Overview(peers, self.moves.own_rows)
+        if seams.make_regions is not None:
+            self.regions = RegionParts(
+                seams.make_regions, seams.store, seams.clock, seams.ids, seams.spawn, self.tokens, self.namespaces,
+                self.history, self.routed_history, peers, self.news,
+            )  # fmt: skip
         peers.is_serving = True
+
+    def _regions_of_records(self) -> RegionsOfRecords | None:
+        if self.seams.make_regions is None:
+            return None
+        own = self.namespaces.clusters.own
+        return RegionsOfRecords(KnownNamespaces(self.namespaces), own.name, own.initial_failover_version)
+
+    async def _namespaces_changed(self) -> None:
+        """This node has written. Returns when the others have heard of it."""
+        if self.regions is not None:
+            self.regions.namespaces_changed()
+        await self.news.tell("namespaces")
 
     async def _look_at_namespaces(self) -> None:
         await self.namespaces.refresh()
+        if self.regions is not None:
+            self.regions.namespaces_changed()
         if self.peers.is_me(self.peers.ring.owner_of_shard(0)):  # one of the nodes finishes what a dead one was deleting
             await self.namespaces.announce_deleted()
 
@@ -195,6 +226,8 @@ class Assembly:
             self.moves.start()
         self._removal.start(self.routed_history, self.seams.visibility, self.namespaces.forget)
         self.news.start()
+        if self.regions is not None:
+            await self.regions.start()
 
     async def hand_over(self, leaving: Callable[[], Awaitable[None]], timeout_s: float) -> None:
         """Gives this node's shards to others, if there are any; what has not moved in time is closed here."""
@@ -203,6 +236,8 @@ class Assembly:
             log.warning("shards left at the end of the hand-over", shards=sorted(self.history.owned))
 
     async def close(self) -> None:
+        if self.regions is not None:
+            await self.regions.close()
         await self.moves.close()
         self.matching.close()
         await self.history.close()
@@ -214,6 +249,7 @@ class Assembly:
             matching=self.matching,
             visibility=self.seams.visibility,
             namespaces=self.namespaces,
+            endpoints=self.endpoints,
             store=self.seams.store,
             tokens=self.tokens,
             limits=settings.limits,
@@ -223,7 +259,8 @@ class Assembly:
             http_address=settings.http_address,
         )
         now_s = asyncio.get_running_loop().time
-        self.frontend = Frontend(services, policy, self.seams.clock, self.seams.ids, now_s, stopwatch_s)
+        forwarding = None if self.regions is None else self.regions.forwarding
+        self.frontend = Frontend(services, policy, self.seams.clock, self.seams.ids, now_s, stopwatch_s, forwarding)
         return self.frontend
 
     def schema_of(self, record: NamespaceRecord) -> Schema:

@@ -139,6 +139,7 @@ class Node:
     async def _assemble(self) -> None:
         from cluster.assembly import Assembly, Seams, Settings
         from cluster.frontend.cluster_identity import WantedIdentity
+        from cluster.frontend.remote_grpc import GrpcRegions
         from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
 
         config = self.config
@@ -156,7 +157,7 @@ class Node:
             limits=config.limits,
             shard=config.shard,
         )
-        seams = Seams(self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster())
+        seams = Seams(self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster(), GrpcRegions)
         self.assembly = Assembly(seams, settings)
         await self.assembly.load()
 
@@ -220,6 +221,7 @@ class Node:
 
     async def _listen(self, policy: Policy) -> None:
         from cluster.frontend.http_pages import HttpPages
+        from cluster.frontend.region_grpc import RegionHandlers
         from cluster.frontend.transport_grpc import GrpcTransport, PortInUse
         from cluster.metrics.exposition import CONTENT_TYPE, Exposition
 
@@ -233,7 +235,9 @@ class Node:
             raise PortInUse(f"{config.ip}:{config.http_port} (http) cannot be bound: {error.strerror or error}") from error
         self._opened.append(("http", self._http))
         if "frontend" in config.roles:
-            transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids)
+            regions = self.assembly.regions
+            others = [] if regions is None else [RegionHandlers(regions.port, self.ids)]
+            transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids, others)
             self.port = await transport.start(config.ip, config.port, config.is_port_shared)
             self._transport = transport
             self._opened.append(("grpc", transport))
@@ -274,6 +278,8 @@ class Node:
             await self._transport.say_not_serving()
         self.frontend.drain.begin()
         self.matching.drain()
+        if self.assembly.regions is not None:
+            self.assembly.regions.forwarding.end_polls()
         if not await self.frontend.drain.wait_until_idle(self.config.drain_s):
             log.warning("calls still in flight after the drain", seconds=self.config.drain_s)
 

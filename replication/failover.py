@@ -60,7 +60,7 @@ class Failover(msgspec.Struct, frozen=True):
 
 
 class Regions(msgspec.Struct, frozen=True):
-    """The regions that this one knows, itself among them. usable: they may be connected to. are_linked: the stream is built."""
+    """The regions that this one knows, itself among them. usable: they may be connected to. are_linked: there is another one."""
 
     initial_versions: Mapping[str, int]
     increment: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import structlog
@@ -45,6 +46,15 @@ class _Waiting:
         self.news, self.position, self.covers = news, position, covers
 
 
+@dataclass
+class _Whole:
+    """last_number: of the items that were begun for it."""
+
+    namespaces: frozenset[str]
+    catch_up: CatchUp
+    last_number: int = 0
+
+
 class Feed:
     """Begins at the position up to which the shard was durable when it was made: what is older is caught up."""
 
@@ -61,6 +71,8 @@ class Feed:
         self._since_catch_up = 0
         self._catch_up: CatchUp | None = None
         self.outbox: Outbox[RunNews] | None = None  # None until the cursor is known
+        self.is_from_zero = False  # the peer had nothing of this shard when the feed began
+        self._whole: _Whole | None = None
 
     @property
     def stream(self) -> int:
@@ -73,7 +85,7 @@ class Feed:
         if cursor > self.shard.journal.last_position:
             log.error("the peer is ahead of this shard: all is told again", shard=self.shard.id, cursor=cursor)
             cursor = 0
-        self.outbox = Outbox(cursor)
+        self.outbox, self.is_from_zero = Outbox(cursor), cursor == 0
         if cursor < self._begins_at:
             self._begin_catch_up(self._begins_at)
 
@@ -140,20 +152,50 @@ class Feed:
             if not item.sends_count:
                 return item
         is_turn = self._since_catch_up >= self.limits.catch_up_share
-        if self._queue and not (is_turn and self._catch_up is not None and not self._catch_up.is_ended):
+        if self._queue and not (is_turn and self._has_more_to_catch_up()):
             waiting = self._queue.popleft()
             self._since_catch_up += 1
             self._queued_entries -= waiting.news.entries_count
             self._queued_bytes -= waiting.news.size
             return outbox.begin(waiting.news, waiting.position, waiting.covers)
-        if self._catch_up is None:
-            return None
-        self._since_catch_up = 0
-        step = await self._catch_up.next()
-        if step is not None:
-            return outbox.begin(step.news, step.position, step.covers, is_catch_up=True)
-        self._end_catch_up()
+        if self._catch_up is not None:
+            self._since_catch_up = 0
+            step = await self._catch_up.next()
+            if step is not None:
+                return outbox.begin(step.news, step.position, step.covers, is_catch_up=True)
+            self._end_catch_up()
+        if self._whole is not None and not self._whole.catch_up.is_ended:
+            self._since_catch_up = 0
+            step = await self._whole.catch_up.next()
+            if step is not None:
+                item = outbox.begin(step.news, step.position, 0, is_catch_up=True)
+                self._whole.last_number = item.number
+                return item
         return None
+
+    # --- namespaces that are new to the peer -----------------------------------------------------------------------------
+
+    @property
+    def is_telling_whole(self) -> bool:
+        return self._whole is not None
+
+    def tell_whole(self, namespaces: frozenset[str]) -> None:
+        """All runs of these, whatever the cursor: the peer has become one of their regions. One set at a time."""
+        assert self._whole is None
+        page_runs, target = self.limits.catch_up_page_runs, self.shard.journal.durable_position
+        self._whole = _Whole(namespaces, CatchUp(self.shard, 0, target, namespaces.__contains__, page_runs))
+
+    def whole_told(self) -> frozenset[str]:
+        """The namespaces of `tell_whole`, once, when the peer has all of their runs; until then none."""
+        whole = self._whole
+        if whole is None or self.outbox is None or not whole.catch_up.is_ended or self.outbox.acked_number < whole.last_number:
+            return frozenset()
+        self._whole = None
+        return whole.namespaces
+
+    def _has_more_to_catch_up(self) -> bool:
+        whole = None if self._whole is None else self._whole.catch_up
+        return any(one is not None and not one.is_ended for one in (self._catch_up, whole))
 
     def _end_catch_up(self) -> None:
         """Once all of it is acknowledged, the live stream is all there is."""

@@ -21,5 +21,5 @@ class StreamLimits(msgspec.Struct, frozen=True):
     cursor_save_s: float = 1.0  # how often a cursor is written; what a restart sends again is what came since
     backoff_s_first: float = 0.05
     backoff_s_max: float = 10.0
-    refused_backoff_s: float = 60.0  # a link that cannot be is tried again that rarely: somebody must change something
+    refused_backoff_s: float = 5.0  # a link that cannot be is tried again that rarely: somebody must change something
     hello_timeout_s: float = 10.0

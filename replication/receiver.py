@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from enum import Enum
 
 import msgspec
 import structlog
 
-from cluster.core.errors import CallerError
+from cluster.core.errors import CallerError, unavailable
 from cluster.history.forks import Poison
 from cluster.history.ownership import NotHere
 from cluster.history.replicate import Applied, Wanted
@@ -34,6 +35,16 @@ from replication.quarantine import Quarantine
 log = structlog.get_logger("replication")
 
 Apply = Callable[[RunDelta], Awaitable[Applied | Wanted]]
+Answers = asyncio.Queue[Ack | Have]  # what goes out over one link
+
+
+class Share(Enum):
+    """What a namespace is to the peer that tells of a run in it."""
+
+    SHARED = "both regions have it"
+    UNKNOWN = "this region has not heard of it yet: its record is on the way"
+    GONE = "it was deleted here: what is still told of it is known by that"
+    FOREIGN = "the peer is no part of it, and may not write it"
 
 
 class TooMuch(Exception):
@@ -41,7 +52,8 @@ class TooMuch(Exception):
 
 
 class Receiver:
-    """From one peer. `answer` sends over the link there is now, or does nothing: what is lost is asked for again."""
+    """From one peer, over any number of links: a shard is answered over the one it was last told of by. What is lost is asked for
+    again."""
 
     def __init__(
         self,
@@ -50,18 +62,28 @@ class Receiver:
         quarantine: Quarantine,
         spawn: Spawn,
         limits: StreamLimits,
-        is_shared: Callable[[str], bool] = lambda namespace_id: True,
+        share_of: Callable[[str], Awaitable[Share]],
     ) -> None:
-        """is_shared: whether the namespace is one that the peer may write."""
+        """share_of: a namespace by its id; raises CallerError UNAVAILABLE."""
         self.peer = peer
-        self.answer: Callable[[Ack | Have], None] = lambda message: None
+        self._answers: dict[int, Answers] = {}
         self._apply, self._quarantine, self._spawn, self._limits = apply, quarantine, spawn, limits
-        self._is_shared = is_shared
+        self._share_of = share_of
         self._inboxes: dict[int, Inbox[bytes]] = {}
         self._last_of_run: dict[RunKey, asyncio.Event] = {}  # set when the last delta of the run has ended
 
-    def take(self, offer: Offer) -> None:
+    def leave(self, answers: Answers) -> None:
+        """That link has ended."""
+        self._answers = {shard: queue for shard, queue in self._answers.items() if queue is not answers}
+
+    def _answer(self, message: Ack | Have) -> None:
+        answers = self._answers.get(message.shard)
+        if answers is not None:
+            answers.put_nowait(message)
+
+    def take(self, offer: Offer, answers: Answers) -> None:
         """Raises TooMuch."""
+        self._answers[offer.shard] = answers
         inbox = self._inboxes.get(offer.shard)
         if inbox is None or offer.stream > inbox.stream:
             inbox = self._inboxes[offer.shard] = Inbox(offer.stream)
@@ -122,7 +144,7 @@ class Receiver:
             return
         if wanted is not None:
             inbox.asked(number)
-            self.answer(Have(shard, inbox.stream, number, wanted.have, wanted.events_from))
+            self._answer(Have(shard, inbox.stream, number, wanted.have, wanted.events_from))
             return
         done_before = inbox.done_number
         inbox.done(number)
@@ -133,7 +155,12 @@ class Receiver:
         """None: it is durable, or in quarantine. Raises what passes."""
         if delta is not None:
             try:
-                if not self._is_shared(delta.namespace_id):
+                share = await self._share_of(delta.namespace_id)
+                if share is Share.GONE:
+                    return None
+                if share is Share.UNKNOWN:
+                    raise unavailable(f"the namespace {delta.namespace_id} is not known here yet")
+                if share is Share.FOREIGN:
                     raise Poison(f"the namespace {delta.namespace_id} is not one that this peer may write")
                 outcome = await self._apply(delta)
                 if isinstance(outcome, Wanted):
@@ -147,4 +174,4 @@ class Receiver:
 
     def _acknowledge(self, shard: int, inbox: Inbox[bytes]) -> None:
         if inbox.done_number:
-            self.answer(Ack(shard, inbox.stream, inbox.done_number))
+            self._answer(Ack(shard, inbox.stream, inbox.done_number))

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -26,7 +26,7 @@ from replication.feed import Lag
 from replication.limits import StreamLimits
 from replication.messages import Hello
 from replication.quarantine import Quarantine
-from replication.receiver import Receiver
+from replication.receiver import Apply, Receiver, Share
 from replication.sender import Sender
 from replication.session import Refused
 
@@ -42,8 +42,13 @@ class Peer(msgspec.Struct, frozen=True):
     initial_version: int
 
 
+ShareOf = Callable[[str, str], Awaitable[Share]]
+
+
 class Region:
-    """`has(peer, namespace_id)`: whether that peer is one of the namespace's regions."""
+    """has(peer, namespace_id): whether that peer is one of the namespace's regions. share_of(peer, namespace_id): the same of
+    what the peer tells (None: as `has` says). shared_with(peer): all namespaces that it has, too. `take_in` gives a delta to
+    the run's shard: one of this node, or any once it is replaced."""
 
     def __init__(
         self,
@@ -53,7 +58,12 @@ class Region:
         spawn: Spawn,
         has: Callable[[str, str], bool],
         limits: StreamLimits | None = None,
+        share_of: ShareOf | None = None,
+        shared_with: Callable[[str], frozenset[str]] = lambda peer: frozenset(),
     ) -> None:
+        self._shared_with = shared_with
+        self.take_in: Apply = self.apply
+        self._share_of = share_of or self._share_as_told
         self.limits = limits or StreamLimits()
         self.quarantine = Quarantine(store, clock)
         self.senders: dict[str, Sender] = {}
@@ -73,8 +83,12 @@ class Region:
 
         self._peers[peer.name] = peer
         cursors = Cursors(self._store, peer.name)
-        self.senders[peer.name] = Sender(peer.name, peer.initial_version, cursors, has, self.limits)
-        self._receivers[peer.name] = Receiver(peer.name, self.apply, self.quarantine, self._spawn, self.limits, has)
+        self.senders[peer.name] = Sender(
+            peer.name, peer.initial_version, cursors, has, self.limits, lambda: self._shared_with(peer.name)
+        )
+        self._receivers[peer.name] = Receiver(
+            peer.name, self._take_in, self.quarantine, self._spawn, self.limits, lambda id: self._share_of(peer.name, id)
+        )
         for shard in list(self._service.ownership.open.values()):
             self._feed(shard)
 
@@ -89,6 +103,18 @@ class Region:
                 f"and it was linked with {known.initial_version}"
             )
         return self.senders[peer.cluster], self._receivers[peer.cluster]
+
+    def remove_peer(self, name: str) -> None:
+        """It is no longer linked: nothing is told to it, and nothing of it is taken in."""
+        self._peers.pop(name, None)
+        self.senders.pop(name, None)
+        self._receivers.pop(name, None)
+
+    async def _share_as_told(self, peer: str, namespace_id: str) -> Share:
+        return Share.SHARED if self._has(peer, namespace_id) else Share.FOREIGN
+
+    async def _take_in(self, delta: RunDelta) -> Applied | Wanted:
+        return await self.take_in(delta)
 
     async def apply(self, delta: RunDelta) -> Applied | Wanted:
         """On the shard of this node that owns the run. Raises Poison, CallerError UNAVAILABLE, NotHere."""

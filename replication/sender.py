@@ -31,18 +31,56 @@ from replication.run_news import RunNews
 log = structlog.get_logger("replication")
 
 
+class _News:
+    """An event for each of the links that wait for something to do."""
+
+    def __init__(self) -> None:
+        self._listeners: list[asyncio.Event] = []
+
+    def listener(self) -> asyncio.Event:
+        event = asyncio.Event()
+        self._listeners.append(event)
+        return event
+
+    def leave(self, event: asyncio.Event) -> None:
+        self._listeners.remove(event)
+
+    def set(self) -> None:
+        for event in self._listeners:
+            event.set()
+
+
+class _Way:
+    """A link to the peer. credit: what the other end takes in."""
+
+    __slots__ = ("credit", "is_dialled", "news")
+
+    def __init__(self, credit: Credit, is_dialled: bool, news: asyncio.Event) -> None:
+        self.credit, self.is_dialled, self.news = credit, is_dialled, news
+
+
 class Sender:
     """To one peer. `ships`: whether the peer has the namespace."""
 
     def __init__(
-        self, peer: str, peer_initial_version: int, cursors: Cursors, ships: Callable[[str], bool], limits: StreamLimits
+        self,
+        peer: str,
+        peer_initial_version: int,
+        cursors: Cursors,
+        ships: Callable[[str], bool],
+        limits: StreamLimits,
+        shared: Callable[[], frozenset[str]],
     ) -> None:
+        """shared: all namespaces that the peer has, too."""
         self.peer = peer
+        self.shared_at_start: dict[int, frozenset[str]] = {}  # by shard, when its feed began
+        self._shared = shared
         self.feeds: dict[int, Feed] = {}
         self._peer_initial_version = peer_initial_version
         self._cursors, self._ships, self._limits = cursors, ships, limits
         self._credit = Credit(limits.credit_offers, limits.credit_bytes)
-        self._news = asyncio.Event()
+        self._news = _News()
+        self._ways: list[_Way] = []
         self._turn = 0
         self._saved_at_s = 0.0
 
@@ -67,6 +105,10 @@ class Sender:
         self.feed_of(shard, position - 1).take(position, wanted, states)
         if wanted:
             self._news.set()
+
+    def has_news(self) -> None:
+        """A feed has more to tell."""
+        self._news.set()
 
     def forget(self, shard: Shard) -> None:
         feed = self.feeds.get(shard.id)
@@ -97,13 +139,35 @@ class Sender:
             feed.outbox.wanted(message.number, message.events_from)
         self._news.set()
 
-    async def run(self, link: Link, credit: Credit) -> None:
-        """Until the link ends: raises LinkDown."""
-        self._credit = credit
-        for feed in self.feeds.values():
-            feed.send_again()
+    @property
+    def is_linked(self) -> bool:
+        return bool(self._ways)
+
+    async def run(self, link: Link, credit: Credit, is_dialled: bool) -> None:
+        """Until the link ends: raises LinkDown. Of several links one is used: of those that this side dialled the newest, else of
+        the others the newest."""
+        way = _Way(credit, is_dialled, self._news.listener())
+        self._ways.append(way)
+        self._news.set()
+        try:
+            await self._tell(link, way)
+        finally:
+            self._ways.remove(way)
+            self._news.leave(way.news)
+            self._news.set()
+
+    async def _tell(self, link: Link, way: _Way) -> None:
+        is_used = False
         while True:
-            self._news.clear()
+            way.news.clear()
+            if self._way_now() is not way:
+                is_used = False
+                await way.news.wait()
+                continue
+            if not is_used:
+                is_used, self._credit = True, way.credit
+                for feed in self.feeds.values():
+                    feed.send_again()
             await self._look_after_feeds()
             offer = await self._next_offer()
             if offer is not None:
@@ -111,9 +175,13 @@ class Sender:
                 continue
             try:
                 async with asyncio.timeout(self._limits.cursor_save_s):
-                    await self._news.wait()
+                    await way.news.wait()
             except TimeoutError:
                 continue  # time to save cursors, and to see what nobody has answered
+
+    def _way_now(self) -> _Way:
+        dialled = [way for way in self._ways if way.is_dialled]
+        return (dialled or self._ways)[-1]
 
     async def save_cursors(self) -> None:
         """Raises StoreError."""
@@ -130,7 +198,9 @@ class Sender:
                 continue
             try:
                 if feed.outbox is None:
-                    feed.start(await self._cursors.load(number))
+                    cursor = await self._cursors.load(number)
+                    self.shared_at_start[number] = self._shared()
+                    feed.start(cursor)
             except StoreError as error:
                 log.warning("a cursor cannot be read yet", peer=self.peer, shard=number, error=repr(error))
             feed.overdue(now_s)

@@ -16,7 +16,7 @@ from cluster.seams import Ids
 from replication.limits import StreamLimits
 from replication.link import Link, LinkDown
 from replication.messages import Ack, Credit, Have, Hello, Message, Offer, Refusal, UnknownMessage, decode, encode, refusal_of
-from replication.receiver import Receiver, TooMuch
+from replication.receiver import Answers, Receiver, TooMuch
 from replication.sender import Sender
 
 log = structlog.get_logger("replication")
@@ -34,8 +34,11 @@ class Parties(Protocol):
         ...
 
 
-async def talk(link: Link, ours: Hello, parties: Parties, limits: StreamLimits) -> None:
-    """Until the link ends: raises LinkDown, Refused, or UnknownMessage and TooMuch of a peer that breaks the protocol."""
+async def talk(link: Link, ours: Hello, parties: Parties, limits: StreamLimits, is_dialled: bool = False) -> None:
+    """Until the link ends: raises LinkDown, Refused, or UnknownMessage and TooMuch of a peer that breaks the protocol.
+
+    is_dialled: by this side. Two regions of several nodes have many links, and each side tells over those that it dialled.
+    """
     try:
         theirs = await _greet(link, ours, limits)
         try:
@@ -44,7 +47,7 @@ async def talk(link: Link, ours: Hello, parties: Parties, limits: StreamLimits) 
             await link.send(encode(Refusal(str(error))))
             raise
         log.info("linked with a region", peer=theirs.cluster, id=theirs.cluster_id)
-        await _exchange(link, theirs, sender, receiver)
+        await _exchange(link, theirs, sender, receiver, is_dialled)
     finally:
         link.close()
 
@@ -66,13 +69,12 @@ async def _greet(link: Link, ours: Hello, limits: StreamLimits) -> Hello:
     return first
 
 
-async def _exchange(link: Link, theirs: Hello, sender: Sender, receiver: Receiver) -> None:
-    answers: asyncio.Queue[Ack | Have] = asyncio.Queue()
-    receiver.answer = answers.put_nowait
+async def _exchange(link: Link, theirs: Hello, sender: Sender, receiver: Receiver, is_dialled: bool) -> None:
+    answers: Answers = asyncio.Queue()
     jobs: list[Coroutine[Any, Any, None]] = [
-        _hear(link, sender, receiver),
+        _hear(link, sender, receiver, answers),
         _answer(link, answers),
-        sender.run(link, Credit(theirs.credit_offers, theirs.credit_bytes)),
+        sender.run(link, Credit(theirs.credit_offers, theirs.credit_bytes), is_dialled),
     ]
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
@@ -81,18 +83,17 @@ async def _exchange(link: Link, theirs: Hello, sender: Sender, receiver: Receive
             task.result()
         raise LinkDown("the exchange has ended")
     finally:
-        if receiver.answer == answers.put_nowait:  # else another link has taken over
-            receiver.answer = lambda message: None
+        receiver.leave(answers)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _hear(link: Link, sender: Sender, receiver: Receiver) -> None:
+async def _hear(link: Link, sender: Sender, receiver: Receiver, answers: Answers) -> None:
     while True:
         message: Message = decode(await link.receive())
         if isinstance(message, Offer):
-            receiver.take(message)
+            receiver.take(message, answers)
         elif isinstance(message, Ack | Have | Credit):
             try:
                 sender.answered(message)
@@ -104,7 +105,7 @@ async def _hear(link: Link, sender: Sender, receiver: Receiver) -> None:
             raise UnknownMessage("a second Hello")
 
 
-async def _answer(link: Link, answers: asyncio.Queue[Ack | Have]) -> None:
+async def _answer(link: Link, answers: Answers) -> None:
     while True:
         await link.send(encode(await answers.get()))
 
@@ -118,7 +119,7 @@ async def keep_linked(
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
-            await talk(await dial(), ours, parties, limits)
+            await talk(await dial(), ours, parties, limits, is_dialled=True)
         except Refused as error:
             log.error("a region refuses the link, or is refused", reason=str(error))
             backoff_s = limits.refused_backoff_s

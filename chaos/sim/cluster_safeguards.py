@@ -100,18 +100,18 @@ def wrong_owners_are_asked_no_more(put: Put) -> None:
         node = self._peers.ring.owner_of_shard(shard)
         return await (here() if node is None or node.node_id == self._peers.me else there(node))
 
-    put(RoutedHistory, "_at_owner", at_owner)
+    put(RoutedHistory, "at_owner", at_owner)
 
 
 @cluster_safeguard
 def cut_off_writes_are_not_repeated_by_the_server(put: Put) -> None:
     """What may have been executed is told to the caller as such: only the caller knows whether a repetition is the same act."""
-    real = RoutedHistory._at_owner
+    real = RoutedHistory.at_owner
 
     async def at_owner(self: RoutedHistory, shard: int, here: Any, there: Any, deadline: Any, is_repeatable: bool) -> Any:
         return await real(self, shard, here, there, deadline, True)
 
-    put(RoutedHistory, "_at_owner", at_owner)
+    put(RoutedHistory, "at_owner", at_owner)
 
 
 @cluster_safeguard

@@ -21,9 +21,9 @@ Of the headers, those that belong to one connection stay behind, and binary ones
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.any_pb2 import Any as PackedAny
 from google.protobuf.message import Message
@@ -35,6 +35,7 @@ from cluster.frontend.methods import Method
 from cluster.frontend.ports import NamespacesPort
 from cluster.namespaces.record import HANDOVER, NamespaceRecord
 from cluster.namespaces.regions import namespace_not_active
+from replication.link import Forwards, UnknownRegion
 
 MARK = "outlast-forwarded-from"  # names the region that forwarded; any client may set it, which only takes a freedom from it
 REDIRECTION = "xdc-redirection"  # the public server's header, with the words its ParseBool takes for "no"
@@ -102,19 +103,6 @@ _IS_READ_HERE = frozenset({Placement.LIST, Placement.READ})
 _TASK_POLLS = frozenset({"PollWorkflowTaskQueue", "PollActivityTaskQueue", "PollNexusTaskQueue"})
 
 
-class UnknownRegion(Exception):
-    """No connection to a region of that name is configured."""
-
-
-class RemoteRegions(Protocol):
-    async def forward(
-        self, region: str, path: str, data: bytes, metadata: Mapping[str, str], timeout_s: float
-    ) -> bytes:
-        """The other region's answer. Raises UnknownRegion, CallerError (its refusals as `failures.PassedOn`; UNAVAILABLE when it
-        cannot be reached). Cancelled, it cancels the call there."""
-        ...
-
-
 class _Waiting:
     """A call that may last: where it went, and why it was ended from here."""
 
@@ -130,7 +118,7 @@ class Forwarding:
     """here: this region's name. The owner tells it of news: `namespaces_changed` whenever records may have changed on this node
     (its own changes, too), `end_polls` when the node shuts down."""
 
-    def __init__(self, here: str, namespaces: NamespacesPort, regions: RemoteRegions, hold_s: float = HOLD_S) -> None:
+    def __init__(self, here: str, namespaces: NamespacesPort, regions: Forwards, hold_s: float = HOLD_S) -> None:
         self._here = here
         self._cached_by_id = namespaces.cached_by_id
         self._regions = regions

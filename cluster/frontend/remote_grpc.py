@@ -1,4 +1,4 @@
-"""Other regions over gRPC: `RemoteRegions` of forwarding.py. Bytes in, bytes out: no message is decoded or made here.
+"""Other regions over gRPC: `RemoteRegions` of replication/link.py. Bytes in, bytes out: no message is decoded or made here.
 
 One connection per region, opened by the first call, replaced when its address changes. gRPC itself tries again to connect, with a
 growing wait; calls meanwhile fail at once with UNAVAILABLE, and the client decides when to come back. Pings find out about a
@@ -8,7 +8,7 @@ region that vanished without a word.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -16,7 +16,8 @@ from google.protobuf.message import DecodeError
 
 from cluster.core.errors import CallerError, Code, resource_exhausted, unavailable
 from cluster.failures import STATUS_DETAILS_HEADER, PassedOn, passed_on
-from cluster.frontend.forwarding import UnknownRegion
+from cluster.frontend.region_grpc import dialled
+from replication.link import AddressOf, Link, UnknownRegion
 
 ANSWER_BYTES_MAX = 128 * 1024 * 1024  # as large as this frontend's own answers may be
 CALLS_IN_FLIGHT_MAX = 20_000  # per region; parked polls count
@@ -35,9 +36,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 5_000),
     ("grpc.enable_retries", 0),  # a call is retried by who knows if it may be: the client
 )
-
-# The region's frontend address, host:port; None for one that is not known, or whose connection is disabled.
-AddressOf = Callable[[str], str | None]
 
 
 class _Connection:
@@ -101,6 +99,9 @@ class GrpcRegions:
             channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
         made = self._connections[region] = _Connection(address, channel)
         return made
+
+    async def dial(self, region: str) -> Link:
+        return dialled(self._connection(region).channel, {})
 
     async def close(self) -> None:
         connections = [*self._connections.values()]

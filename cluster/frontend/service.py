@@ -9,6 +9,7 @@ from cluster.frontend.authorisation import Policy
 from cluster.frontend.call import Handler
 from cluster.frontend.call_figures import CallFigures
 from cluster.frontend.drain import Drain
+from cluster.frontend.forwarding import Forwarding
 from cluster.frontend.handlers import handler_table
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.interceptors import interceptor_list, wrap_all
@@ -28,8 +29,10 @@ class Frontend:
         ids: Ids,
         now_s: Callable[[], float],
         stopwatch_s: Callable[[], float] | None = None,
+        forwarding: Forwarding | None = None,
     ) -> None:
-        """now_s: the clock of Call.deadline (loop.time). stopwatch_s: what latencies are measured with; now_s unless given."""
+        """now_s: the clock of Call.deadline (loop.time). stopwatch_s: what latencies are measured with; now_s unless given.
+        forwarding: None in a server that knows no other regions."""
         self.figures = CallFigures(stopwatch_s or now_s)
         self.drain = Drain()
         start_checks = StartChecks(services.limits, services.schema_of, next_cron, clock.now_ns)
@@ -41,6 +44,7 @@ class Frontend:
             tokens=services.tokens,
             limits=services.limits,
             rules=Validation(services.limits, ids, start_checks, now_s),
+            forwarding=forwarding,
         )
         self.handlers: dict[str, Handler] = wrap_all(handler_table(services), interceptors)
 

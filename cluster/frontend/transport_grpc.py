@@ -1,5 +1,5 @@
-"""The public services over grpcio's asyncio server: with remote_grpc.py the only file of the frontend that
-knows gRPC.
+"""The public services over grpcio's asyncio server: with remote_grpc.py and region_grpc.py the only
+files of the frontend that know gRPC.
 
 A call is decoded here, handed to its wrapped handler (interceptors.py) and encoded again; handlers that already have bytes
 return them and nothing is encoded twice. A refused call becomes a status with `grpc-status-details-bin`, on which official
@@ -9,7 +9,7 @@ SDKs branch. A malformed request is the caller's fault: INVALID_ARGUMENT, never 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -50,10 +50,14 @@ class PortInUse(Exception):
 class GrpcTransport:
     """One listening server. start() binds, close() ends what is still under way."""
 
-    def __init__(self, handlers: Mapping[str, Handler], limits: Limits, ids: Ids) -> None:
+    def __init__(
+        self, handlers: Mapping[str, Handler], limits: Limits, ids: Ids, others: Sequence[grpc.GenericRpcHandler] = ()
+    ) -> None:
+        """others: what else is served on the same port, as region_grpc.py."""
         self._handlers = handlers
         self._limits = limits
         self._ids = ids
+        self._others = others
         self._server: Any = None
         self._health: Any = None
 
@@ -65,7 +69,7 @@ class GrpcTransport:
         options.append(("grpc.max_receive_message_length", self._limits.grpc_message_bytes_max))
         options.append(("grpc.max_send_message_length", ANSWER_BYTES_MAX))
         server = grpc.aio.server(options=options, maximum_concurrent_rpcs=CALLS_IN_FLIGHT_MAX)
-        server.add_generic_rpc_handlers((_Table(self._handlers, self._ids),))
+        server.add_generic_rpc_handlers((_Table(self._handlers, self._ids), *self._others))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (WORKFLOW_SERVICE, OPERATOR_SERVICE, health.SERVICE_NAME)

@@ -75,12 +75,15 @@ class IncomingNamespaces:
     ) -> None:
         self._rows, self._clusters, self._here, self._delete = rows, clusters, here, delete
 
-    async def merge(self, theirs: NamespaceRecord, source: str) -> Taken:
-        """source: the region that sent it. Raises UNAVAILABLE when the store does not answer."""
+    async def merge(self, theirs: NamespaceRecord, source: str, is_fresh: bool = False) -> Taken:
+        """source: the region that sent it. is_fresh: the rows were read a moment ago. Raises UNAVAILABLE when the store does not
+        answer."""
         if not theirs.is_global:
             return Taken(Outcome.LOCAL, reason=f"namespace {theirs.name} is local in {source}")
         for _ in range(_CONFLICTS_MAX):
-            await self._rows.read_all()
+            if not is_fresh:
+                await self._rows.read_all()
+            is_fresh = False
             entry = self._rows.cached_by_id(theirs.id)
             taken = await (self._unknown(theirs, source) if entry is None else self._known(entry, theirs, source))
             if taken is not None:

@@ -22,12 +22,11 @@ from temporalio.api.enums.v1 import ReplicationState
 from temporalio.api.errordetails.v1 import NamespaceNotActiveFailure
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, UpdateNamespaceRequest
 
-from cluster.core.errors import CallerError, failed_precondition, invalid_argument, unavailable, unimplemented
+from cluster.core.errors import CallerError, failed_precondition, invalid_argument, unavailable
 from cluster.namespaces.record import DEPRECATED, HANDOVER, NORMAL, REGISTERED, NamespaceRecord
 from replication import failover
 from replication.failover import Ownership, Regions, State
 
-_NOT_LINKED = "is not implemented by Outlast: regions are not linked"
 _STATE_NAMES: dict[int, str] = {REGISTERED: "Registered", DEPRECATED: "Deprecated"}
 
 
@@ -35,8 +34,6 @@ def registered_in(record: NamespaceRecord, request: RegisterNamespaceRequest, re
     """The new record with its clusters and its owner."""
     named = _distinct(cluster.cluster_name for cluster in request.clusters)
     if request.is_global_namespace and not regions.are_linked:
-        if len(named) > 1:
-            raise unimplemented(f"RegisterNamespace with several clusters {_NOT_LINKED}")
         raise invalid_argument("Cannot register global namespace when not enabled")
     active = request.active_cluster_name or here
     placed = msgspec.structs.replace(record, clusters=named or [active], active_cluster=active)
@@ -58,8 +55,11 @@ def updated_in(
     if is_new_state:
         _check_replication_state(before, wished.state, named)
     placed = msgspec.structs.replace(record, clusters=named or record.clusters, active_cluster=active or record.active_cluster)
-    if not regions.are_linked:
-        _refuse_unlinked(before, request, active)
+    if request.promote_namespace and not regions.are_linked:
+        raise invalid_argument(
+            "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: "
+            f"{before.name}"
+        )
     _check_clusters(placed.active_cluster, named or list(before.members), regions, here, is_global)
     if not is_global:
         return placed
@@ -77,16 +77,6 @@ def updated_in(
     if named or active:
         ownership = failover.noted(ownership, now_ns)
     return placed.owned(ownership)
-
-
-def _refuse_unlinked(before: NamespaceRecord, request: UpdateNamespaceRequest, active: str) -> None:
-    if before.is_global and active not in ("", before.active_cluster):
-        raise unimplemented(f"UpdateNamespace with a failover {_NOT_LINKED}")
-    if before.is_global or request.promote_namespace:
-        raise invalid_argument(
-            "global namespace is not enabled on this cluster, cannot update global namespace or promote local namespace: "
-            f"{before.name}"
-        )
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

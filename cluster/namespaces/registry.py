@@ -250,6 +250,15 @@ class NamespaceRegistry:
         """What the region `source` says of a namespace. May be repeated, in any order. Raises UNAVAILABLE."""
         return await self._incoming.merge(theirs, source)
 
+    async def merge_all(self, theirs: builtins.list[NamespaceRecord], source: str) -> builtins.list[Taken]:
+        """The same for many, with one look at the store. Raises UNAVAILABLE; some may have been merged then."""
+        await self._rows.read_all()
+        return [await self._incoming.merge(record, source, is_fresh=True) for record in theirs]
+
+    async def is_buried(self, namespace_id: str) -> bool:
+        """Whether it was a global namespace that was deleted here, and is gone. Raises UNAVAILABLE."""
+        return await self._rows.is_buried(namespace_id)
+
     async def add_or_update_cluster(
         self, address: str, http_address: str, is_connected: bool, is_replicated: bool
     ) -> Cluster:

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 
-import replication
 from cluster.core.branches import VERSION_INCREMENT
 from cluster.core.errors import CallerError, Code, failed_precondition, invalid_argument, not_found, unavailable
 from cluster.namespaces.record import DELETED, NamespaceRecord
@@ -74,7 +73,7 @@ class RemoteClusters:
             {one.name: one.initial_failover_version for one in known},
             self.own.failover_version_increment,
             frozenset(one.name for one in known if one.is_connection_enabled),
-            replication.REGIONS_ARE_LINKED,
+            bool(self._remotes),
         )
 
     async def list(self, page_size: int, after: str) -> tuple[list[Cluster], str]:

@@ -135,8 +135,8 @@ class RoutedHistory:
 
         shard = service.shard_number(namespace.id, workflow_id)
         is_long_poll = verb in WAITS or (verb == "get_workflow_execution_history" and getattr(request, "wait_new_event", False))
-        there = self._sender(shard, messages.INVOKE, message, deadline, is_long_poll)
-        return await self._at_owner(shard, here, there, deadline, verb in READS)
+        there = self.sender(shard, messages.INVOKE, message, deadline, is_long_poll)
+        return await self.at_owner(shard, here, there, deadline, verb in READS)
 
     # --- between runs -------------------------------------------------------------------------------------------------------
     async def reach(self, message: BetweenRuns) -> str:
@@ -154,12 +154,12 @@ class RoutedHistory:
             await self._records(message.namespace_id)
             return await service.perform(message)
 
-        send = self._sender(shard, messages.REACH, lambda: messages.encode(ReachRun(message=message)), deadline)
+        send = self.sender(shard, messages.REACH, lambda: messages.encode(ReachRun(message=message)), deadline)
 
         async def there(node: NodeInfo) -> str:
             return (await send(node)).decode()
 
-        return await self._at_owner(shard, here, there, deadline, True)
+        return await self.at_owner(shard, here, there, deadline, True)
 
     # --- matching's port ----------------------------------------------------------------------------------------------------
     @property
@@ -186,8 +186,8 @@ class RoutedHistory:
             await self._records(hint.queue.namespace_id)
             return await start(hint, poll)
 
-        there = self._sender(hint.shard, messages.START_TASK, message, deadline)
-        return await self._at_owner(hint.shard, here, there, deadline, False)
+        there = self.sender(hint.shard, messages.START_TASK, message, deadline)
+        return await self.at_owner(hint.shard, here, there, deadline, False)
 
     async def backlog(self, queue: QueueKey, shard: int, skip: int, limit: int) -> list[TaskHint]:
         """Raises CallerError, soon, rather than saying "no more" of a shard that does not answer."""
@@ -197,15 +197,15 @@ class RoutedHistory:
         def message() -> bytes:
             return messages.encode(AskBacklog(queue=queue, shard=shard, skip=skip, limit=limit))
 
-        send = self._sender(shard, messages.BACKLOG, message, deadline)
+        send = self.sender(shard, messages.BACKLOG, message, deadline)
 
         async def there(node: NodeInfo) -> list[TaskHint]:
             return messages.decode_hints(await send(node))
 
-        return await self._at_owner(shard, lambda: service.backlog(queue, shard, skip, limit), there, deadline, False)
+        return await self.at_owner(shard, lambda: service.backlog(queue, shard, skip, limit), there, deadline, False)
 
     # --- the way to the owner -----------------------------------------------------------------------------------------------
-    def _sender(
+    def sender(
         self, shard: int, method: str, message: Callable[[], bytes], deadline: float | None, is_long_poll: bool = False
     ) -> Callable[[NodeInfo], Awaitable[bytes]]:
         """A call of one node. The message is made when it is first sent."""
@@ -222,7 +222,7 @@ class RoutedHistory:
 
         return send
 
-    async def _at_owner(
+    async def at_owner(
         self,
         shard: int,
         here: Callable[[], Awaitable[T]],
@@ -274,7 +274,7 @@ class RoutedHistory:
             messages.BACKLOG: self._serve_backlog,
         }
 
-    async def _answer(self, shard: int, work: Awaitable[Message | bytes]) -> bytes:
+    async def answer_of(self, shard: int, work: Awaitable[Message | bytes]) -> bytes:
         try:
             answer = await work
         except NotHere as elsewhere:
@@ -294,7 +294,7 @@ class RoutedHistory:
         call = _call(message.call, deadline)
         shard = self._service.shard_number(namespace.id, message.workflow_id)
         work = self._service.invoke(message.verb, namespace, message.workflow_id, request, call=call, token=message.token)
-        return await self._answer(shard, work)
+        return await self.answer_of(shard, work)
 
     async def _serve_reach(self, payload: bytes, deadline: float | None) -> bytes:
         message = messages.decode(ReachRun, payload).message
@@ -303,7 +303,7 @@ class RoutedHistory:
             await self._records(message.namespace_id)
             return (await self._service.perform(message)).encode()
 
-        return await self._answer(self._service.shard_number(message.namespace_id, message.workflow_id), work())
+        return await self.answer_of(self._service.shard_number(message.namespace_id, message.workflow_id), work())
 
     async def _serve_start_task(self, payload: bytes, deadline: float | None) -> bytes:
         message = messages.decode(StartTask, payload)
@@ -317,7 +317,7 @@ class RoutedHistory:
             await self._records(hint.queue.namespace_id)
             return await start(hint, poll)
 
-        return await self._answer(hint.shard, work())
+        return await self.answer_of(hint.shard, work())
 
     async def _serve_backlog(self, payload: bytes, deadline: float | None) -> bytes:
         ask = messages.decode(AskBacklog, payload)
@@ -326,7 +326,7 @@ class RoutedHistory:
         async def work() -> bytes:
             return messages.encode(await self._service.backlog(ask.queue, ask.shard, ask.skip, ask.limit))
 
-        return await self._answer(ask.shard, work())
+        return await self.answer_of(ask.shard, work())
 
     def _require_known(self, shard: int) -> None:
         if not 0 <= shard < self._service.shards_count:

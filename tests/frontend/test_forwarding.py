@@ -21,11 +21,6 @@ from cluster.matching.tasks import TaskKind
 from cluster.namespaces.regions import namespace_not_active
 from cluster.tokens import Purpose, TaskToken
 from tests.frontend.two_regions import FORWARDED, UP_TO_FORWARDING, refusal, request_for, two_regions, until
-from tests.namespaces.two_regions import linked
-
-__all__ = ["linked"]
-
-pytestmark = pytest.mark.usefixtures("linked")
 
 
 def assert_not_active(error: CallerError, here: str, active: str) -> None:

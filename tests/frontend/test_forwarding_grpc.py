@@ -16,15 +16,10 @@ from temporalio.api.workflowservice import v1 as w
 
 from cluster.core.errors import CallerError, Code, not_found
 from cluster.frontend.call import Call
-from cluster.frontend.forwarding import UnknownRegion
 from cluster.frontend.methods import METHODS
 from cluster.frontend.remote_grpc import GrpcRegions
+from replication.link import UnknownRegion
 from tests.frontend.two_regions import Pair, listening, parked, two_regions
-from tests.namespaces.two_regions import linked
-
-__all__ = ["linked"]
-
-pytestmark = pytest.mark.usefixtures("linked")
 
 DESCRIBE = "DescribeWorkflowExecution"
 REQUEST = w.DescribeWorkflowExecutionRequest(namespace="shop", execution=WorkflowExecution(workflow_id="w"))

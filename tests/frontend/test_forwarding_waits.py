@@ -10,11 +10,7 @@ from temporalio.api.enums.v1 import ReplicationState
 from cluster.core.errors import Code
 from cluster.frontend.forwarding import PLACEMENTS, Placement
 from tests.frontend.two_regions import FORWARDED, UP_TO_FORWARDING, Pair, parked, refusal, request_for, two_regions, until
-from tests.namespaces.two_regions import linked, wished
-
-__all__ = ["linked"]
-
-pytestmark = pytest.mark.usefixtures("linked")
+from tests.namespaces.two_regions import wished
 
 HANDOVER = ReplicationState.REPLICATION_STATE_HANDOVER
 NORMAL = ReplicationState.REPLICATION_STATE_NORMAL

@@ -22,8 +22,6 @@ from cluster.frontend.forwarding import (
     PLACEMENTS,
     Forwarding,
     Placement,
-    RemoteRegions,
-    UnknownRegion,
     regions_of_namespace,
 )
 from cluster.frontend.handlers import handler_table
@@ -38,6 +36,7 @@ from cluster.matching.tasks import TaskKind
 from cluster.namespaces.record import NamespaceRecord
 from cluster.token_links import accept_link_keys, load_links, offer_link_keys
 from cluster.tokens import KeySet, Links, Purpose, TaskToken, TokenKey, Tokens
+from replication.link import Forwards, UnknownRegion
 from tests.frontend.world import World, world
 from tests.namespaces import two_regions as registries
 
@@ -59,7 +58,7 @@ class Region:
         self.forwarding: Forwarding
         made.tokens = Tokens(KeySet([TokenKey(0, name.encode().ljust(32, b"."))]))
 
-    def build(self, remote: RemoteRegions, hold_s: float, through: int | None) -> None:
+    def build(self, remote: Forwards, hold_s: float, through: int | None) -> None:
         """through: how many interceptors to keep; the handlers then only say where they are."""
         made = self.world
         services = made.services(None)
@@ -115,7 +114,7 @@ class Region:
 
 
 class MemoryRegions:
-    """RemoteRegions by plain calls: bytes and statuses as on the wire. is_cut: nobody answers."""
+    """`Forwards` by plain calls: bytes and statuses as on the wire. is_cut: nobody answers."""
 
     def __init__(self, regions: dict[str, Region]) -> None:
         self.regions = regions
@@ -158,9 +157,9 @@ class Pair:
 
 @asynccontextmanager
 async def two_regions(
-    hold_s: float = 0.2, through: int | None = None, remote_of: Callable[[Region], RemoteRegions] | None = None
+    hold_s: float = 0.2, through: int | None = None, remote_of: Callable[[Region], Forwards] | None = None
 ) -> AsyncIterator[Pair]:
-    """Namespace "shop" is in both, active in c1; "default" and "other" are local in each. Needs the fixture `linked`."""
+    """Namespace "shop" is in both, active in c1; "default" and "other" are local in each."""
     async with AsyncExitStack() as stack:
         one = Region(await stack.enter_async_context(world(cluster_name="c1", initial_failover_version=1)), "c1")
         two = Region(await stack.enter_async_context(world(cluster_name="c2", initial_failover_version=2)), "c2")

@@ -17,10 +17,7 @@ from cluster.stores.memory import MemoryStore
 from replication import failover
 from replication.failover import State
 from tests.namespaces.registering import FixedClock, refusal, request
-from tests.namespaces.two_regions import agree, global_request, linked, region, shop, tell, wished
-
-pytestmark = pytest.mark.usefixtures("linked")
-__all__ = ["linked"]
+from tests.namespaces.two_regions import agree, global_request, region, shop, tell, wished
 
 
 async def two(*names: str) -> tuple[NamespaceRegistry, NamespaceRegistry]:

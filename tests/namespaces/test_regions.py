@@ -12,14 +12,12 @@ import pytest
 from temporalio.api.errordetails.v1 import NamespaceNotActiveFailure
 from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
 
-import replication
 from cluster.core.errors import CallerError, Code
 from cluster.namespaces.record import HANDOVER, NORMAL, Capabilities, NamespaceRecord, describe_response, update_response
 from cluster.namespaces.regions import check_active_here, is_active_here, namespace_not_active
 from tests.namespaces.registering import LIMITS, loaded, refusal, request
-from tests.namespaces.two_regions import global_request, linked, region, shop, wished
+from tests.namespaces.two_regions import global_request, region, shop, wished
 
-__all__ = ["linked"]
 BOTH = ("c1", "c2")
 COMBINED = "Cannot set active cluster to current cluster when other parameters are set."
 NOT_CONTAINED = "Active cluster is not contained in all clusters."
@@ -51,7 +49,6 @@ def told(record: NamespaceRecord) -> tuple[Any, ...]:
         (global_request("c1", "nope"), "Invalid cluster name: nope"),
     ],
 )
-@pytest.mark.usefixtures("linked")
 async def test_a_registration_that_cannot_be_is_refused_in_the_public_words(wish: Any, words: str) -> None:
     registry = await region("c1")
     refused = await refusal(registry.register(wish))
@@ -69,7 +66,6 @@ async def test_a_registration_that_cannot_be_is_refused_in_the_public_words(wish
         (global_request(active="c2"), (2, True, "c2", ["c2"], NORMAL, [])),
     ],
 )
-@pytest.mark.usefixtures("linked")
 async def test_a_registered_namespace_has_the_first_version_of_its_active_cluster(wish: Any, answer: tuple[Any, ...]) -> None:
     registry = await region("c1")
     await registry.register(wish)
@@ -135,7 +131,6 @@ STORY: list[tuple[UpdateNamespaceRequest, str | tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.usefixtures("linked")
 async def test_the_life_of_a_namespace_goes_as_on_the_public_server() -> None:
     registry = await region("c1")
     await registry.register(request())
@@ -150,7 +145,6 @@ async def test_the_life_of_a_namespace_goes_as_on_the_public_server() -> None:
             assert told(await shop(registry)) == answer
 
 
-@pytest.mark.usefixtures("linked")
 async def test_a_passive_region_does_not_delete_and_one_off_the_list_may() -> None:
     registry = await region("c1")
     await registry.register(global_request(*BOTH, active="c2"))
@@ -165,14 +159,12 @@ async def test_a_passive_region_does_not_delete_and_one_off_the_list_may() -> No
     assert (await registry.delete("elsewhere")).name.startswith("elsewhere-deleted-")
 
 
-@pytest.mark.usefixtures("linked")
 async def test_a_cluster_whose_connection_is_disabled_takes_no_namespace() -> None:
     registry = await region("c1")
     await registry.add_or_update_cluster("address of c2", "", is_connected=False, is_replicated=False)
     assert (await refusal(registry.register(global_request(*BOTH)))).message == "Invalid cluster name: c2"
 
 
-@pytest.mark.usefixtures("linked")
 async def test_only_the_active_region_may_serve_and_in_a_handover_nobody() -> None:
     registry = await region("c1")
     active = await registry.register(global_request(*BOTH))
@@ -195,7 +187,7 @@ async def test_a_local_namespace_is_always_active() -> None:
     check_active_here(record, "active")
 
 
-# --- while the switch is off ----------------------------------------------------------------------------------------------------
+# --- alone ---------------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("wish", "code", "words"),
     [
@@ -203,7 +195,7 @@ async def test_a_local_namespace_is_always_active() -> None:
         (wished("active", "c2"), Code.INVALID_ARGUMENT, "Invalid cluster name: c2"),
     ],
 )
-async def test_while_regions_are_not_linked_a_namespace_stays_local(wish: Any, code: Code, words: str) -> None:
+async def test_in_a_server_that_knows_no_other_region_a_namespace_stays_local(wish: Any, code: Code, words: str) -> None:
     registry = await loaded()
     await registry.register(request())
     refused = await refusal(registry.update(wish))
@@ -211,16 +203,8 @@ async def test_while_regions_are_not_linked_a_namespace_stays_local(wish: Any, c
     assert not (await shop(registry)).is_global
 
 
-async def test_while_regions_are_not_linked_what_needs_the_stream_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_knows_no_other_region_has_no_global_namespaces() -> None:
     alone = await loaded()
-    for clusters, code in ((BOTH, Code.UNIMPLEMENTED), (("c1",), Code.INVALID_ARGUMENT)):
+    for clusters in (BOTH, ("c1",)):
         refused = await refusal(alone.register(global_request(*clusters)))
-        assert refused.code is code
-    monkeypatch.setattr(replication, "REGIONS_ARE_LINKED", True)
-    registry = await region("c1")
-    await registry.register(global_request(*BOTH))
-    monkeypatch.setattr(replication, "REGIONS_ARE_LINKED", False)
-    refused = await refusal(registry.update(wished(active="c2")))
-    assert refused.code is Code.UNIMPLEMENTED and "UpdateNamespace" in refused.message
-    assert (await refusal(registry.update(described("new")))).code is Code.INVALID_ARGUMENT
-    assert (await shop(registry)).active_cluster == "c1"
+        assert refused.code is Code.INVALID_ARGUMENT and refused.message == "Cannot register global namespace when not enabled"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
 from temporalio.api.replication.v1 import ClusterReplicationConfig
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest, UpdateNamespaceRequest
 
-import replication
 from cluster.namespaces.incoming import Taken
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry, OnDelete
@@ -21,13 +17,6 @@ from tests.namespaces.registering import FixedClock, request
 
 VERSIONS = {"c1": 1, "c2": 2, "c3": 3}
 REGIONS = Regions(VERSIONS, 10, frozenset(VERSIONS), are_linked=True)
-
-
-@pytest.fixture
-def linked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The switch is on."""
-    monkeypatch.setattr(replication, "REGIONS_ARE_LINKED", True)
-    yield
 
 
 def cluster(name: str, **fields: object) -> Cluster:

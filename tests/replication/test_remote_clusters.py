@@ -23,9 +23,7 @@ from cluster.stores.base import MetadataRow, StoreUnavailable
 from cluster.stores.memory import MemoryStore
 from tests.frontend.world import World, world
 from tests.namespaces.registering import refusal
-from tests.namespaces.two_regions import answered, cluster, global_request, linked, region, wished
-
-__all__ = ["linked"]
+from tests.namespaces.two_regions import answered, cluster, global_request, region, wished
 
 
 async def add(clusters: RemoteClusters, found: Cluster, address: str = "there:7233") -> Cluster:
@@ -117,7 +115,6 @@ async def test_a_store_that_does_not_answer_is_a_reason_to_retry(monkeypatch: py
     assert clusters.remotes() == []
 
 
-@pytest.mark.usefixtures("linked")
 async def test_a_cluster_is_not_removed_while_a_namespace_is_in_both() -> None:
     registry = await region("c1")
     await registry.register(global_request("c2", "c3", active="c2", name="orphan"))
@@ -135,7 +132,6 @@ async def test_a_cluster_is_not_removed_while_a_namespace_is_in_both() -> None:
     assert (await refusal(registry.remove_cluster("c1"))).code is Code.INVALID_ARGUMENT
 
 
-@pytest.mark.usefixtures("linked")
 async def test_the_initial_version_of_a_cluster_stays_while_a_namespace_is_in_it() -> None:
     registry = await region("c1")
     await registry.register(global_request("c1", "c2"))
@@ -151,7 +147,6 @@ async def test_the_initial_version_of_a_cluster_stays_while_a_namespace_is_in_it
     assert registry.clusters.named("c2") == moved and not moved.is_replication_enabled
 
 
-@pytest.mark.usefixtures("linked")
 async def test_all_nodes_hear_of_a_changed_cluster() -> None:
     store = MemoryStore()
     one, other = await region("c1", store), await region("c1", store)
@@ -170,7 +165,7 @@ async def test_all_nodes_hear_of_a_changed_cluster() -> None:
 
 # --- over gRPC ------------------------------------------------------------------------------------------------------------------
 @pytest_asyncio.fixture
-async def served(linked: None) -> AsyncIterator[tuple[World, World]]:
+async def served() -> AsyncIterator[tuple[World, World]]:
     async with world(cluster_name="c1") as one, world(cluster_name="c2", initial_failover_version=2) as other:
         yield one, other
 

@@ -7,7 +7,6 @@ from typing import Any
 from google.protobuf.message import Message
 from temporalio.api.operatorservice import v1 as api
 
-import replication
 from cluster.core.errors import invalid_argument
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
@@ -18,11 +17,11 @@ PAGE_CLUSTERS_DEFAULT = 100
 
 
 def cluster_handlers(services: Services) -> dict[str, Handler]:
-    """Those that connect regions only when regions can be linked (not_built.py says so of them otherwise)."""
-    handlers = {"ListClusters": _list(services)}
-    if replication.REGIONS_ARE_LINKED:
-        handlers |= {"AddOrUpdateRemoteCluster": _add_or_update(services), "RemoveRemoteCluster": _remove(services)}
-    return handlers
+    return {
+        "ListClusters": _list(services),
+        "AddOrUpdateRemoteCluster": _add_or_update(services),
+        "RemoveRemoteCluster": _remove(services),
+    }
 
 
 def _list(services: Services) -> Handler:

@@ -1,0 +1,80 @@
+"""A namespace has become active or passive in this region: its runs begin to be worked on here, or are let go of.
+
+All that is owed follows from the runs' states, so nothing is handed over: runs in memory are settled anew, the others are
+found by their rows (sweep.py), and one that is called is loaded at once. Many namespaces cost one look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from cluster.core.errors import CallerError
+from cluster.history.forks import salvage_kept
+from cluster.history.service import HistoryService
+from cluster.namespaces.record import NamespaceRecord
+from cluster.stores.base import StoreError
+
+log = structlog.get_logger("history")
+
+SLICE_RUNS = 200  # are settled without a pause
+RETRY_S = 0.5
+
+_Owned = tuple[str, int, int, bool]
+
+
+class Activation:
+    """`look` after each change of records on this node; `run` is the job that carries the news into history."""
+
+    def __init__(self, service: HistoryService, records: Callable[[], Iterable[NamespaceRecord]]) -> None:
+        self._service, self._records = service, records
+        self._owned: dict[str, _Owned] = self._now()
+        self._changed: set[str] = set()
+        self._news = asyncio.Event()
+
+    def _now(self) -> dict[str, _Owned]:
+        return {
+            record.id: (record.active_cluster, record.failover_version, record.replication_state, record.is_global)
+            for record in self._records()
+        }
+
+    def look(self) -> None:
+        now = self._now()
+        changed = {id for id, owned in now.items() if self._owned.get(id, owned) != owned}
+        self._owned = now
+        if changed:
+            self._changed |= changed
+            self._news.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                await self.carry(changed)
+            except (StoreError, CallerError) as error:
+                log.warning("namespaces that moved cannot be looked at yet", count=len(changed), error=str(error))
+                self._changed |= changed
+                self._news.set()
+                await asyncio.sleep(RETRY_S)
+
+    async def carry(self, changed: set[str]) -> None:
+        """Raises StoreError, CallerError UNAVAILABLE; may be repeated."""
+        service = self._service
+        for shard in list(service.ownership.open.values()):
+            runs = [run for run in shard.runs.values() if run.key.namespace_id in changed]
+            for number, run in enumerate(runs):
+                if not run.is_evicted and shard.is_durable(run):  # else its commit settles it
+                    shard.settle(run, run.state)
+                if number % SLICE_RUNS == SLICE_RUNS - 1:
+                    await asyncio.sleep(0)
+            if not shard.is_open:
+                continue  # it is opened anew, with what is owed then
+            await shard.look_anew()
+            for namespace_id in changed:
+                if shard.is_open and shard.replicas is not None and service.regions.is_active(namespace_id):
+                    await salvage_kept(shard, namespace_id)
