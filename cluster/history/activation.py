@@ -14,6 +14,7 @@ import structlog
 from cluster.core.errors import CallerError
 from cluster.history.forks import salvage_kept
 from cluster.history.service import HistoryService
+from cluster.history.takeover import take_over
 from cluster.namespaces.record import NamespaceRecord
 from cluster.stores.base import StoreError
 
@@ -68,8 +69,10 @@ class Activation:
         for shard in list(service.ownership.open.values()):
             runs = [run for run in shard.runs.values() if run.key.namespace_id in changed]
             for number, run in enumerate(runs):
-                if not run.is_evicted and shard.is_durable(run):  # else its commit settles it
-                    shard.settle(run, run.state)
+                if not run.is_evicted and shard.is_open:
+                    take_over(shard, run)
+                    if shard.is_durable(run):  # else its commit settles it
+                        shard.settle(run, run.state)
                 if number % SLICE_RUNS == SLICE_RUNS - 1:
                     await asyncio.sleep(0)
             if not shard.is_open:
