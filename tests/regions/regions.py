@@ -198,9 +198,21 @@ class Regions:
         answer = await self.clients[name].workflow_service.get_workflow_execution_history(request, metadata=HERE_ONLY)
         return list(answer.history.events)
 
+    def in_memory(self, name: str) -> set[tuple[str, str]]:
+        """(workflow id, run id) of all runs that the region's shards have. Visibility comes a moment later."""
+        record = self.nodes[name].namespaces.cached(NAMESPACE)
+        return {
+            (key.workflow_id, key.run_id)
+            for shard in self.nodes[name].history.ownership.open.values()
+            for key, run in shard.runs.items()
+            if record is not None and key.namespace_id == record.id and not run.state.is_deleted
+        }
+
     async def same(self) -> bool:
         first, *others = self.names
         runs = await self.executions(first)
+        if any(self.in_memory(name) != runs.keys() for name in self.names):
+            return False
         for other in others:
             if await self.executions(other) != runs:
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from datetime import timedelta
 
 import pytest
@@ -160,7 +161,7 @@ async def test_continue_as_new_failover() -> None:
             assert await handle.result() == "done"
         await c.agree()
         assert len(runs) == 5
-        for before, after in zip(runs, runs[1:], strict=False):
+        for before, after in itertools.pairwise(runs):
             started = (await c.history("c1", "w", after))[0].workflow_execution_started_event_attributes
             assert started.continued_execution_run_id == before and started.first_execution_run_id == runs[0]
 
@@ -180,7 +181,7 @@ async def test_signal_failover() -> None:
 
 
 async def test_user_timer_failover() -> None:
-    """A signal that was buffered behind a started workflow task is kept, the task is lost with its worker, and the timer fires."""
+    """A signal that was buffered behind a started workflow task is kept, the task is void, and the timer fires."""
     async with regions() as c:
         async with worker(c.one):
             handle = await c.one.start_workflow(Timer.run, 2.0, id="w", task_queue=QUEUE)
@@ -368,7 +369,7 @@ async def test_a_handover_ends_where_it_was_given_up() -> None:
         await c.agree()
 
 
-# --- what is looked at --------------------------------------------------------------------------------------------------------
+# --- what is looked at ------------------------------------------------------------------------------------------------------
 async def _has_told(c: Regions, name: str, workflow_id: str, words: list[str]) -> bool:
     try:
         told = await c.clients[name].get_workflow_handle(workflow_id).query(Letters.so_far)
