@@ -34,6 +34,7 @@ from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry, namespace_not_found
 from cluster.namespaces.remote_clusters import AskCluster, Cluster, RemoteClusters, nobody_to_ask
 from cluster.nexus.endpoints import EndpointRegistry
+from cluster.nexus.parts import NexusParts
 from cluster.region_parts import RegionParts
 from cluster.routing.history import RoutedHistory
 from cluster.routing.matching import RoutedMatching
@@ -46,7 +47,9 @@ from cluster.stores.base import Store
 from cluster.tokens import Tokens, load_keys
 from cluster.visibility.base import VisibilityStore
 from cluster.visibility.search_attributes import Schema, validate
+from replication.control import FailoverSettings
 from replication.link import MakeRegions
+from replication.witness import Witness
 
 log = structlog.get_logger("outlast.node")
 
@@ -64,6 +67,7 @@ class Seams:
     visibility: VisibilityStore
     ask_cluster: AskCluster = nobody_to_ask
     make_regions: MakeRegions | None = None  # None: this server has no way to other regions
+    witness: Witness | None = None  # open; closed with the assembly
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_address: str = ""
     limits: Limits = Limits()
     shard: ShardConfig = ShardConfig()
+    failover: FailoverSettings = FailoverSettings()
 
 
 class KnownNamespaces:
@@ -107,6 +112,7 @@ class Assembly:
         self.tokens: Tokens
         self.namespaces: NamespaceRegistry
         self.endpoints: EndpointRegistry
+        self.nexus: NexusParts
         self.peers: Peers
         self.matching: RoutedMatching
         self.history: HistoryService
@@ -172,6 +178,7 @@ class Assembly:
                 given, self.schema_of(record), settings.limits, record.name
             ),
             regions=self._regions_of_records(),
+            endpoints=self.endpoints.lookup,
         )
 
         self.moves = ShardMoves(self.history, peers, seams.spawn, seams.ids)
@@ -184,11 +191,14 @@ class Assembly:
         self.matching.on_config_change = lambda: self.news.tell("task queues")
         self.news.listen("nexus endpoints", self.endpoints.refresh)
         self.endpoints.on_change = lambda: self.news.tell("nexus endpoints")
+        self.nexus = NexusParts(
+            self.endpoints, self.matching, self.history, self.tokens, self.namespaces.by_id, settings.http_address
+        )
         self.overview = Overview(peers, self.moves.own_rows)
         if seams.make_regions is not None:
             self.regions = RegionParts(
                 seams.make_regions, seams.store, seams.clock, seams.ids, seams.spawn, self.tokens, self.namespaces,
-                self.history, self.routed_history, peers, self.news,
+                self.history, self.routed_history, peers, self.news, settings.failover, seams.witness,
             )  # fmt: skip
         peers.is_serving = True
 
@@ -215,6 +225,9 @@ class Assembly:
     async def start(self, ready: Callable[[], Awaitable[None]]) -> None:
         """Returns when this node's shards are open. ready: tells the others that it takes its share."""
         await load_task_queue_configs(self.seams.store, self.matching)
+        if self.regions is not None:
+            await self.regions.keys.reload()  # before a shard opens: tokens of its tasks must open in the other regions, too
+            await self.regions.control.hear_of_moves()  # before it fires timers of runs that another region has gone on with
         if self.peers.has_others:
             await self.history.start(())
             await ready()

@@ -14,11 +14,12 @@ from __future__ import annotations
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster.node_config import MEMORY, StoreConfig, StoreTls, VisibilityConfig
+from cluster.node_config import MEMORY, RegionsConfig, StoreConfig, StoreTls, VisibilityConfig
 
 if TYPE_CHECKING:
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
+    from replication.witness import Witness
 
 
 def make_store(config: StoreConfig) -> Store:
@@ -61,6 +62,21 @@ def make_visibility(config: VisibilityConfig) -> VisibilityStore:
 
             return MysqlVisibility(config.url, **_sql_options(config))
     raise ValueError(f"there is no visibility store of kind {config.kind!r}")
+
+
+async def open_witness(config: RegionsConfig) -> Witness | None:
+    """Where regions say that they live and who owns what; None: nowhere. Raises StoreError."""
+    if config.witness_etcd is not None:
+        from replication.witness_etcd import EtcdWitness
+
+        return EtcdWitness(config.witness_etcd)
+    if config.witness_store is not None:
+        from replication.witness_store import StoreWitness
+
+        store = make_store(config.witness_store)
+        await store.open()
+        return StoreWitness(store)
+    return None
 
 
 def _sync(config: StoreConfig) -> Literal["full", "server"]:

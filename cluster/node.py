@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cluster.routing.peers import Peers
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
+    from replication.witness import Witness
 
 __all__ = ["MEMORY", "DatabaseInUse", "FileLock", "Node", "NodeConfig", "NotLoopback"]
 
@@ -71,6 +72,7 @@ class Node:
         self.drain_asked: asyncio.Event = asyncio.Event()
         self.store: Store
         self.visibility: VisibilityStore
+        self._witness: Witness | None = None
         self.assembly: Assembly
         self.place: Place
         self.frontend: Frontend
@@ -124,7 +126,7 @@ class Node:
         await self._listen(Anyone() if config.allow_insecure else LoopbackOnly())
 
     async def _open_stores(self) -> None:
-        from cluster.engines import make_store, make_visibility
+        from cluster.engines import make_store, make_visibility, open_witness
 
         store, visibility = self.config.store_config, self.config.visibility_config
         if store.kind == "sqlite" and store.url != MEMORY and not store.is_shared:
@@ -135,12 +137,16 @@ class Node:
         self.visibility = make_visibility(visibility)
         await self.visibility.open()
         self._opened.append(("visibility", self.visibility))
+        self._witness = await open_witness(self.config.regions)
+        if self._witness is not None:
+            self._opened.append(("witness", self._witness))
 
     async def _assemble(self) -> None:
         from cluster.assembly import Assembly, Seams, Settings
         from cluster.frontend.cluster_identity import WantedIdentity
         from cluster.frontend.remote_grpc import GrpcRegions
         from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
+        from replication.control import FailoverSettings
 
         config = self.config
         settings = Settings(
@@ -156,8 +162,11 @@ class Node:
             http_address=f"{config.ip}:{config.http_port}",
             limits=config.limits,
             shard=config.shard,
+            failover=FailoverSettings(config.regions.lease, config.regions.automatic),
         )
-        seams = Seams(self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster(), GrpcRegions)
+        seams = Seams(
+            self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster(), GrpcRegions, self._witness
+        )
         self.assembly = Assembly(seams, settings)
         await self.assembly.load()
 
@@ -209,6 +218,8 @@ class Node:
     async def _take_part(self) -> None:
         """From here on the ring gives this node its share."""
         self._opened.append(("parts", self.assembly))
+        if self._witness is not None:
+            self._opened.remove(("witness", self._witness))  # the parts close it
         self.assembly.overview.on_drain(self.drain_asked.set)
         await self.assembly.start(self.place.ready)
         if self.config.wire is not None:
@@ -222,20 +233,26 @@ class Node:
     async def _listen(self, policy: Policy) -> None:
         from cluster.frontend.http_pages import HttpPages
         from cluster.frontend.region_grpc import RegionHandlers
+        from cluster.frontend.region_pages import RegionPages
         from cluster.frontend.transport_grpc import GrpcTransport, PortInUse
         from cluster.metrics.exposition import CONTENT_TYPE, Exposition
 
         config = self.config
         self.frontend = self.assembly.front(policy, time.perf_counter)
         exposition = Exposition(self.frontend.figures, self._gauges(), {"matching_events": lambda: self.matching.counts})
-        self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE, self.assembly.overview.describe)
+        regions = self.assembly.regions
+        mounts = []
+        if regions is not None:
+            region_pages = RegionPages(regions.control.admin, self.ids, self.frontend.drain)
+            self._opened.append(("region pages", region_pages))
+            mounts.append(region_pages.mount)
+        self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE, self.assembly.overview.describe, mounts)
         try:
             self.http_port = await self._http.start(config.ip, config.http_port, config.is_port_shared)
         except OSError as error:
             raise PortInUse(f"{config.ip}:{config.http_port} (http) cannot be bound: {error.strerror or error}") from error
         self._opened.append(("http", self._http))
         if "frontend" in config.roles:
-            regions = self.assembly.regions
             others = [] if regions is None else [RegionHandlers(regions.port, self.ids)]
             transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids, others)
             self.port = await transport.start(config.ip, config.port, config.is_port_shared)

@@ -15,6 +15,9 @@ from cluster.config import Limits, ShardConfig
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.membership.members import ROLES
 from cluster.wire.limits import WireLimits
+from replication.automatic import AutomaticSettings
+from replication.witness_etcd import WitnessEtcdSettings
+from replication.witness_lease import LeaseSettings
 
 MEMORY = ":memory:"
 StoreKind = Literal["memory", "sqlite", "postgres", "mysql", "cassandra"]
@@ -73,6 +76,19 @@ class WireConfig(msgspec.Struct, frozen=True, kw_only=True):
     limits: WireLimits = WireLimits()
 
 
+class RegionsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How this region fails over. witness_store, witness_etcd: the register in a third place where regions say that they live and
+    who owns what; one of them, or neither: then nobody takes over by itself, and operators say who owns what.
+
+    The same lease and the same witness for all regions; a witness file is one that regions of one machine share.
+    """
+
+    witness_store: StoreConfig | None = None
+    witness_etcd: WitnessEtcdSettings | None = None
+    lease: LeaseSettings = LeaseSettings()
+    automatic: AutomaticSettings = AutomaticSettings()
+
+
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     """port 0 = one that the system chooses.
 
@@ -105,6 +121,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ROLES
     wire: WireConfig | None = None
     etcd: EtcdSettings | None = None
+    regions: RegionsConfig = RegionsConfig()
     limits: Limits = Limits()
     shard: ShardConfig = ShardConfig()
     drain_s: float = 5.0

@@ -2,6 +2,7 @@
 
     connect   senders and receivers over this node's shards, the port, records, keys, activation
     start     feeds, links, and the jobs that look after them
+    control   failovers, verification, admin calls (region_control.py)
     news      a record or a linked region has changed: everybody here who must know
 """
 
@@ -14,6 +15,7 @@ from cluster.history.activation import Activation
 from cluster.history.service import HistoryService
 from cluster.namespaces.record import DELETED
 from cluster.namespaces.registry import NamespaceRegistry
+from cluster.region_control import RegionControl
 from cluster.routing.history import RoutedHistory
 from cluster.routing.news import News
 from cluster.routing.peers import Peers
@@ -21,6 +23,7 @@ from cluster.routing.replicas import RoutedReplicas
 from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import Store
 from cluster.tokens import Tokens
+from replication.control import FailoverSettings
 from replication.link import MakeRegions
 from replication.newcomers import Newcomers
 from replication.port import RegionPort
@@ -28,6 +31,7 @@ from replication.receiver import Share
 from replication.records import Records
 from replication.region import Region
 from replication.token_keys import KeyExchange
+from replication.witness import Witness
 
 KEYS_TOPIC = "token keys"
 
@@ -48,6 +52,8 @@ class RegionParts:
         routed: RoutedHistory,
         peers: Peers,
         news: News,
+        failover: FailoverSettings,
+        witness: Witness | None,
     ) -> None:
         self._namespaces, self._spawn = namespaces, spawn
         here = namespaces.clusters.own.name
@@ -69,6 +75,10 @@ class RegionParts:
             self.port, store, ids, tokens, regions_of_namespace(namespaces), is_leader, lambda: self._keys_changed(news)
         )
         news.listen(KEYS_TOPIC, self.keys.reload)
+        self.control = RegionControl(
+            self.port, self.region, namespaces, history, store, self.newcomers, peers, clock, ids, spawn, is_leader,
+            self._shared_with, failover, witness,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Raises StoreError."""
@@ -78,9 +88,11 @@ class RegionParts:
         self.keys.start(self._spawn)
         self._spawn(self.activation.run(), "namespaces that move")
         self._spawn(self.newcomers.run(), "namespaces that are new to a region")
+        self.control.start()
         self.namespaces_changed()
 
     async def close(self) -> None:
+        await self.control.close()
         await self.port.close()
 
     def namespaces_changed(self) -> None:

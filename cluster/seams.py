@@ -80,17 +80,17 @@ class JobSet:
     """The default Spawn: holds its jobs, reports their failures through `on_failure`, cancels them at close."""
 
     def __init__(self, on_failure: Callable[[str, BaseException], None]) -> None:
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs: dict[asyncio.Task[None], None] = {}  # ended in the order in which they began, the same in every run
         self._on_failure = on_failure
 
     def __call__(self, job: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(job, name=name)
-        self._jobs.add(task)
+        self._jobs[task] = None
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._jobs.discard(task)
+        self._jobs.pop(task, None)
         if not task.cancelled() and (failure := task.exception()) is not None:
             self._on_failure(task.get_name(), failure)
 

@@ -58,6 +58,8 @@ class Purpose(Enum):
 
     TASK = b"task"  # a workflow or an activity task: `TaskToken.kind` says which
     QUERY = b"query"
+    NEXUS_TASK = b"nexus-task"
+    NEXUS_CALLBACK = b"nexus-callback"
     PAGE = b"page"
     HISTORY_PAGE = b"history-page"
 
@@ -229,9 +231,10 @@ class Tokens:
         except TokenRefused:
             raise unreadable_task_token() from None
 
-    def open_query(self, data: bytes) -> QueryToken:
+    def open_query(self, data: bytes, purpose: Purpose = Purpose.QUERY) -> QueryToken:
+        """purpose: QUERY, or NEXUS_TASK."""
         try:
-            return self.open(Purpose.QUERY, data, QueryToken)
+            return self.open(purpose, data, QueryToken)
         except TokenRefused:
             raise unreadable_task_token() from None
 

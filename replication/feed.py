@@ -28,13 +28,17 @@ log = structlog.get_logger("replication")
 
 class Lag(NamedTuple):
     """Of one shard, for one peer. positions: durable groups that the peer has not acknowledged. By namespace: entries that wait
-    or are under way, and when the oldest of them was written (ns since the epoch). While a catch-up is under way there are
-    runs beyond those: the positions say how far it has to go."""
+    or are under way, and when the oldest of them was written (ns since the epoch).
+
+    While a catch-up is under way there are runs beyond those, by namespace as well: each with at least one entry, written before
+    the catch-up began, which then is what oldest_at says. They are counted page by page, so that for a moment there are more.
+    """
 
     positions: int
     is_catching_up: bool
     entries: dict[str, int]
     oldest_at: dict[str, int]
+    runs_left: dict[str, int] = {}  # noqa: RUF012
 
 
 class _Waiting:
@@ -70,6 +74,7 @@ class Feed:
         self._entries: Counter[str] = Counter()  # by namespace, waiting or under way
         self._since_catch_up = 0
         self._catch_up: CatchUp | None = None
+        self._overdue_looked_s = float("-inf")
         self.outbox: Outbox[RunNews] | None = None  # None until the cursor is known
         self.is_from_zero = False  # the peer had nothing of this shard when the feed began
         self._whole: _Whole | None = None
@@ -93,19 +98,26 @@ class Feed:
         """A durable group: those of its entries whose namespace the peer has; none of them = []."""
         if position <= self._begins_at:
             return
-        assert self.shard.replicas is not None
-        news = news_of_group(entries, states, self._peer_initial_version, self.shard.replicas.expired) if entries else []
+        news = news_of_group(self.shard, entries, states, self._peer_initial_version) if entries else []
         if not news:
             self._skip(position)
             return
         for number, one in enumerate(news, 1):
-            self._queue.append(_Waiting(one, position, position if number == len(news) else position - 1))
-            self._queued_entries += one.entries_count
-            self._queued_bytes += one.size
-            self._entries[one.key.namespace_id] += one.entries_count
+            self._enqueue(_Waiting(one, position, position if number == len(news) else position - 1))
         limits = self.limits
         if self._queued_entries > limits.queue_entries_max or self._queued_bytes > limits.queue_bytes_max:
             self._overrun(position)
+
+    def tell_again(self, keys: Sequence[RunKey]) -> None:
+        """These runs, deleted or not, as they are when their turn comes: the peer lacks them, whatever it has acknowledged."""
+        for key in keys:
+            self._enqueue(_Waiting(RunNews(key, []), self.shard.journal.durable_position, 0))
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        self._queue.append(waiting)
+        self._queued_entries += waiting.news.entries_count
+        self._queued_bytes += waiting.news.size
+        self._entries[waiting.news.key.namespace_id] += waiting.news.entries_count
 
     def _skip(self, position: int) -> None:
         if self._queue:
@@ -193,9 +205,12 @@ class Feed:
         self._whole = None
         return whole.namespaces
 
-    def _has_more_to_catch_up(self) -> bool:
+    def _catch_ups(self) -> list[CatchUp]:
         whole = None if self._whole is None else self._whole.catch_up
-        return any(one is not None and not one.is_ended for one in (self._catch_up, whole))
+        return [one for one in (self._catch_up, whole) if one is not None]
+
+    def _has_more_to_catch_up(self) -> bool:
+        return any(not one.is_ended for one in self._catch_ups())
 
     def _end_catch_up(self) -> None:
         """Once all of it is acknowledged, the live stream is all there is."""
@@ -232,7 +247,10 @@ class Feed:
                 item.sends_count = 0
 
     def overdue(self, now_s: float) -> bool:
-        """Whether something is to be sent again because nobody has answered."""
+        """Whether something is to be sent again because nobody has answered. Looked at now and then."""
+        if now_s < self._overdue_looked_s + self.limits.resend_s / 8:
+            return False
+        self._overdue_looked_s = now_s
         found = False
         for item in self.outbox.under_way if self.outbox is not None else ():
             waited_s = min(self.limits.resend_s * 2 ** min(item.resends_count, 10), self.limits.resend_s_max)
@@ -248,9 +266,17 @@ class Feed:
             if news.at:
                 oldest[news.key.namespace_id] = min(news.at, oldest.get(news.key.namespace_id, news.at))
         cursor = self.outbox.cursor if self.outbox is not None else 0
+        runs_left: Counter[str] = Counter()
+        for catch_up in self._catch_ups():
+            runs_left.update(catch_up.left)
+            for namespace_id in catch_up.left:
+                oldest[namespace_id] = min(catch_up.began_at, oldest.get(namespace_id, catch_up.began_at))
+        if self.outbox is not None:
+            runs_left.update(item.what.key.namespace_id for item in self.outbox.under_way if item.is_catch_up)
         return Lag(
             self.shard.journal.durable_position - cursor,
             self.outbox is None or self.outbox.is_catching_up,
             {namespace: count for namespace, count in self._entries.items() if count},
             oldest,
+            {namespace: count for namespace, count in runs_left.items() if count},
         )

@@ -48,12 +48,14 @@ class RunNews:
 
 
 def news_of_group(
-    group: Sequence[tuple[bytes, Entry]], states: dict[RunKey, RunState], peer_initial_version: int, retired: set[RunKey]
+    shard: Shard, group: Sequence[tuple[bytes, Entry]], states: dict[RunKey, RunState], peer_initial_version: int
 ) -> list[RunNews]:
     """What a durable group says to this peer, in the order in which the runs came. The peer wrote some of it itself.
 
-    states: of the runs after the group. retired: runs that were deleted by their retention.
+    states: of the runs after the group.
     """
+    replicas = shard.replicas
+    assert replicas is not None
     by_run: dict[RunKey, list[tuple[bytes, Entry]]] = {}
     for data, entry in group:
         by_run.setdefault(RunKey(entry.namespace_id, entry.workflow_id, entry.run_id), []).append((data, entry))
@@ -61,13 +63,15 @@ def news_of_group(
     for key, pairs in by_run.items():
         entries = [entry for _, entry in pairs]
         reason = deletion_of(entries)
-        if reason == RETENTION or key in retired:
-            continue
+        if reason == RETENTION or key in replicas.expired:
+            continue  # each region removes it by itself
+        is_the_peers = all(entry.version and owner_of(entry.version) == peer_initial_version for entry in entries)
         if reason:
             found[key] = RunNews(key, [], tombstone=reason, decoded=entries, claim=claim_of(states[key]))
         elif needs_snapshot(entries):
-            found[key] = RunNews(key, [], decoded=entries)  # told even if the peer wrote it: it may have beaten our branch
-        elif not all(entry.version and owner_of(entry.version) == peer_initial_version for entry in entries):
+            if not is_the_peers or replicas.losers(key, states[key]):  # else the peer has the state, and no branch of ours lost
+                found[key] = RunNews(key, [], decoded=entries)
+        elif not is_the_peers:
             found[key] = RunNews(key, [data for data, _ in pairs], states[key], entries)
     for key in list(found):
         state = states.get(key)

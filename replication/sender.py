@@ -83,6 +83,7 @@ class Sender:
         self._ways: list[_Way] = []
         self._turn = 0
         self._saved_at_s = 0.0
+        self._telling = asyncio.Lock()
 
     # --- shards ----------------------------------------------------------------------------------------------------------
 
@@ -168,8 +169,11 @@ class Sender:
                 is_used, self._credit = True, way.credit
                 for feed in self.feeds.values():
                     feed.send_again()
-            await self._look_after_feeds()
-            offer = await self._next_offer()
+            async with self._telling:  # another link may have taken over while this one waited for the store
+                if self._way_now() is not way:
+                    continue
+                await self._look_after_feeds()
+                offer = await self._next_offer()
             if offer is not None:
                 await link.send(encode(offer))
                 continue

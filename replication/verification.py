@@ -1,35 +1,63 @@
 """Do two regions have the same? A hash tree per namespace over its workflow ids: compare roots, descend where they differ.
 
     level 0        1 root
-    level 1..DEPTH 16 children each, by the hex digits of the hash of the workflow id
-    a leaf         the workflow ids of one bucket, each with its current run, the heads of its runs, and its tombstones
+    level 1..DEPTH 16 children each, by the hex digits of the hash of the workflow id: slots, the same in every region
+    below          the workflow ids of one slot
 
-Pure: the other region's tree is asked by prefixes, so a comparison costs a few questions per difference, however large it is.
-Positions, shard counts and stores do not come in. A run whose retention has ended is left out by whoever builds the tree, since
-each region removes it in its own time.
+A digest is the sum of the digests of the items below it (modulo 2^128), so trees of parts of a region, by shard or by node, are
+added up: positions, shard counts and stores do not come in. An item is a run, the pointer to a workflow id's current run, or a
+tombstone. Pure: the other region's sums are asked by prefixes, so a comparison costs a few questions per difference, however
+large the namespace is.
+
+What each region removes in its own time (a run whose retention is over, a tombstone that every region has had) is left out, and
+named as fading while that may be so in one region and not yet in the other.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
 
 import msgspec
 
 from cluster.core.branches import Head, contains
 
-DEPTH = 4  # 65,536 buckets: a few workflow ids in each, of a namespace of some 100,000
+DEPTH = 4  # 65,536 slots: a few workflow ids in each, of a namespace of some 100,000
 DIGITS = "0123456789abcdef"
-EMPTY = b""  # the digest of what has no workflow ids
+MODULUS = 1 << 128
+Sums = dict[str, int]  # by prefix or workflow id; what is not there is 0: nothing lies below it
+
+
+class RunFacts(msgspec.Struct, frozen=True, array_like=True):
+    """What of one run must be equal. checksum: of its state. losers: the heads of the branches that lost, in their order.
+    damage: why what is stored of it cannot be right, with the region's name, so that no two are equal."""
+
+    head: Head
+    checksum: str
+    losers: tuple[Head, ...] = ()
+    damage: str = ""
 
 
 class WorkflowFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What of one workflow id must be equal. runs: run id -> head; tombstones: run ids."""
+    """One region's view of one workflow id. runs: run id -> facts; tombstones: run ids.
+
+    fading: run ids that count in neither region. untold: run ids of which the region that asks has not acknowledged all yet.
+    """
 
     workflow_id: str
     current_run_id: str
-    runs: dict[str, Head]
+    runs: dict[str, RunFacts]
     tombstones: tuple[str, ...] = ()
+    fading: tuple[str, ...] = ()
+    untold: tuple[str, ...] = ()
+
+
+class Kind(StrEnum):
+    BEHIND = "behind"  # one region has not told the other yet, and is about to
+    MISMATCH = "mismatch"
+    MISSING_HERE = "missing here"
+    MISSING_THERE = "missing there"
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -37,111 +65,130 @@ class Difference(msgspec.Struct, frozen=True):
 
     workflow_id: str
     run_id: str
+    kind: Kind
     what: str
 
 
-_encoder = msgspec.msgpack.Encoder(order="sorted")
+# --- items -------------------------------------------------------------------------------------------------------------
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def run_item(workflow_id: str, run_id: str, facts: RunFacts) -> int:
+    return _item("run", workflow_id, run_id, _encoder.encode(facts))
+
+
+def current_item(workflow_id: str, run_id: str) -> int:
+    return _item("current", workflow_id, run_id)
+
+
+def tombstone_item(workflow_id: str, run_id: str) -> int:
+    return _item("tombstone", workflow_id, run_id)
+
+
+def _item(kind: str, workflow_id: str, run_id: str, data: bytes = b"") -> int:
+    digest = hashlib.blake2b(f"{kind}\0{workflow_id}\0{run_id}\0".encode() + data, digest_size=16).digest()
+    return int.from_bytes(digest, "big") or 1  # 0 says that there is nothing
+
+
+# --- the tree ----------------------------------------------------------------------------------------------------------
 
 
 class HashTree:
-    """One region's copy of one namespace."""
+    """Of one namespace, or of the part of it that one shard has."""
 
-    def __init__(self, facts: Iterable[WorkflowFacts]) -> None:
-        self._buckets: dict[str, dict[str, WorkflowFacts]] = {}
-        for one in facts:
-            self._buckets.setdefault(bucket_of(one.workflow_id), {})[one.workflow_id] = one
-        self._digests: dict[str, bytes] = {}
-        level = {prefix: _digest(map(_encoder.encode, self.bucket(prefix))) for prefix in self._buckets}
-        self._digests.update(level)
-        for depth in range(DEPTH - 1, -1, -1):
-            children: dict[str, list[bytes]] = {}
-            for prefix in sorted(level):
-                children.setdefault(prefix[:depth], []).append(prefix[depth:].encode() + level[prefix])
-            level = {prefix: _digest(parts) for prefix, parts in children.items()}
-            self._digests.update(level)
+    def __init__(self) -> None:
+        self._sums: Sums = {}
+        self._slots: dict[str, Sums] = {}
+
+    def add(self, workflow_id: str, item: int) -> None:
+        slot = slot_of(workflow_id)
+        for depth in range(DEPTH + 1):
+            self._sums[slot[:depth]] = (self._sums.get(slot[:depth], 0) + item) % MODULUS
+        names = self._slots.setdefault(slot, {})
+        names[workflow_id] = (names.get(workflow_id, 0) + item) % MODULUS
 
     @property
-    def root(self) -> bytes:
-        return self.digest("")
+    def root(self) -> int:
+        return self._sums.get("", 0)
 
-    def digest(self, prefix: str) -> bytes:
-        return self._digests.get(prefix, EMPTY)
-
-    def children(self, prefix: str) -> dict[str, bytes]:
-        """Those that are not empty, one digit longer."""
-        return {prefix + digit: found for digit in DIGITS if (found := self.digest(prefix + digit)) != EMPTY}
-
-    def bucket(self, prefix: str) -> list[WorkflowFacts]:
-        """Of a prefix of full length."""
-        bucket = self._buckets.get(prefix, {})
-        return [bucket[name] for name in sorted(bucket)]
+    def children(self, prefix: str) -> Sums:
+        """One digit longer; below a slot, its workflow ids."""
+        if len(prefix) == DEPTH:
+            return dict(self._slots.get(prefix, {}))
+        return {prefix + digit: found for digit in DIGITS if (found := self._sums.get(prefix + digit, 0))}
 
 
-def bucket_of(workflow_id: str) -> str:
+def slot_of(workflow_id: str) -> str:
     return hashlib.blake2b(workflow_id.encode(), digest_size=8).hexdigest()[:DEPTH]
 
 
-def compare(
-    ours: HashTree,
-    root: bytes,
-    children: Callable[[Sequence[str]], Mapping[str, Mapping[str, bytes]]],
-    buckets: Callable[[Sequence[str]], Mapping[str, Sequence[WorkflowFacts]]],
-) -> list[Difference]:
-    """root, children, buckets: the other region's, asked level by level for the prefixes that differ."""
-    if ours.root == root:
-        return []
-    differing = [""]
-    for _ in range(DEPTH):
-        theirs = children(differing)
-        found: list[str] = []
-        for prefix in differing:
-            mine, other = ours.children(prefix), theirs.get(prefix, {})
-            found += sorted(child for child in {**mine, **other} if mine.get(child, EMPTY) != other.get(child, EMPTY))
-        differing = found
-    answers = buckets(differing)
-    differences: list[Difference] = []
-    for prefix in differing:
-        differences += differences_of(ours.bucket(prefix), answers.get(prefix, ()))
-    return differences
+def add_up(parts: Iterable[Sums]) -> Sums:
+    total: Sums = {}
+    for part in parts:
+        for name, item in part.items():
+            total[name] = (total.get(name, 0) + item) % MODULUS
+    return total
 
 
-def differences_of(ours: Iterable[WorkflowFacts], theirs: Iterable[WorkflowFacts]) -> list[Difference]:
-    mine, other = {one.workflow_id: one for one in ours}, {one.workflow_id: one for one in theirs}
-    found: list[Difference] = []
-    for workflow_id in sorted({**mine, **other}):
-        left = mine.get(workflow_id, WorkflowFacts(workflow_id, "", {}))
-        right = other.get(workflow_id, WorkflowFacts(workflow_id, "", {}))
-        if left.current_run_id != right.current_run_id:
-            what = f"current run: {left.current_run_id or 'none'} here, {right.current_run_id or 'none'} there"
-            found.append(Difference(workflow_id, "", what))
-        for run_id in sorted({**left.runs, **right.runs}):
-            what = _of_run(left.runs.get(run_id), right.runs.get(run_id), run_id in left.tombstones, run_id in right.tombstones)
-            if what:
-                found.append(Difference(workflow_id, run_id, what))
-        for run_id in sorted(set(left.tombstones) ^ set(right.tombstones)):
-            if run_id not in left.runs and run_id not in right.runs:
-                found.append(Difference(workflow_id, run_id, "deleted " + ("here" if run_id in left.tombstones else "there")))
+def differing(ours: Mapping[str, Sums], theirs: Mapping[str, Sums]) -> list[str]:
+    """Children, by prefix, in two regions -> those that differ: to be asked for next, or workflow ids at the end."""
+    found: list[str] = []
+    for prefix in sorted({*ours, *theirs}):
+        mine, other = ours.get(prefix, {}), theirs.get(prefix, {})
+        found += sorted(child for child in {*mine, *other} if mine.get(child, 0) != other.get(child, 0))
     return found
 
 
-def _of_run(ours: Head | None, theirs: Head | None, is_dead_here: bool, is_dead_there: bool) -> str:
-    if ours == theirs:
+# --- one workflow id ---------------------------------------------------------------------------------------------------
+
+
+def differences_of(ours: WorkflowFacts, theirs: WorkflowFacts) -> list[Difference]:
+    """Of the same workflow id."""
+    fading = {*ours.fading, *theirs.fading}
+    untold = {*ours.untold, *theirs.untold} - fading
+    found: list[Difference] = []
+    current = [("" if one.current_run_id in fading else one.current_run_id) for one in (ours, theirs)]
+    is_over = ours.current_run_id in fading or theirs.current_run_id in fading
+    if current[0] != current[1] and not is_over:
+        what = f"current run: {current[0] or 'none'} here, {current[1] or 'none'} there"
+        found.append(Difference(ours.workflow_id, "", Kind.BEHIND if untold else Kind.MISMATCH, what))
+    for run_id in sorted({*ours.runs, *theirs.runs, *ours.tombstones, *theirs.tombstones} - fading):
+        named = _of_run(run_id, ours, theirs)
+        if named is not None:
+            kind, what = named
+            found.append(Difference(ours.workflow_id, run_id, Kind.BEHIND if run_id in untold else kind, what))
+    return found
+
+
+def _of_run(run_id: str, ours: WorkflowFacts, theirs: WorkflowFacts) -> tuple[Kind, str] | None:
+    mine, other = ours.runs.get(run_id), theirs.runs.get(run_id)
+    is_dead_here, is_dead_there = run_id in ours.tombstones, run_id in theirs.tombstones
+    if mine is not None and other is not None:
+        what = _of_facts(mine, other)
+        return (Kind.MISMATCH, what) if what else None
+    if mine is not None:
+        return (Kind.MISMATCH, "deleted there, and not here") if is_dead_there else (Kind.MISSING_THERE, "only here")
+    if other is not None:
+        return (Kind.MISMATCH, "deleted here, and not there") if is_dead_here else (Kind.MISSING_HERE, "only there")
+    if is_dead_here != is_dead_there:
+        where = "there" if is_dead_here else "here"
+        return Kind.MISSING_HERE if is_dead_there else Kind.MISSING_THERE, f"its tombstone is missing {where}"
+    return None
+
+
+def _of_facts(mine: RunFacts, other: RunFacts) -> str:
+    if mine.damage or other.damage:
+        return "; ".join(one.damage for one in (mine, other) if one.damage)
+    if mine == other:
         return ""
-    if ours is None or theirs is None:
-        where = "there" if ours is None else "here"
-        is_dead = is_dead_here if ours is None else is_dead_there
-        return f"only {where}" + (", and deleted on the other side" if is_dead else "")
-    if ours.versions == theirs.versions and ours.history_hash != theirs.history_hash:
-        return "the same history by its versions, with different events"
-    if contains(ours, theirs):
-        return "behind there"
-    if contains(theirs, ours):
-        return "behind here"
-    return "two branches"
-
-
-def _digest(parts: Iterable[bytes]) -> bytes:
-    found = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        found.update(len(part).to_bytes(4, "big") + part)
-    return found.digest()
+    ours, theirs = mine.head, other.head
+    if ours != theirs:
+        if ours.versions == theirs.versions and ours.history_hash != theirs.history_hash:
+            return "the same history by its versions, with different events"
+        if contains(ours, theirs):
+            return "behind there"
+        return "behind here" if contains(theirs, ours) else "two branches"
+    if mine.checksum != other.checksum:
+        return "the same events and transitions, with different states"
+    return f"branches that lost: {len(mine.losers)} here, {len(other.losers)} there, and not the same"

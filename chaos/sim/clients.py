@@ -27,7 +27,7 @@ from chaos.checkers.histories import text_of
 from chaos.checkers.ledger import Act, ActKind, Conflict, Ledger, Outcome, Reuse
 from chaos.sim.loop import running_loop
 from chaos.sim.programs import TASK_QUEUE, Step, payloads, program_input, seconds, value_of
-from chaos.sim.world import NAMESPACE, World
+from chaos.sim.world import NAMESPACE, Door, World
 from cluster.core.errors import CallerError, Code
 
 # After these a client does not know whether the server did it.
@@ -66,10 +66,23 @@ class Ended:
 
 
 class Requests:
-    """One set of clients. `hasty` is the share of acts whose client dies with its first lost answer."""
+    """One set of clients, of one namespace. `hasty` is the share of acts whose client dies with its first lost answer.
 
-    def __init__(self, world: World, ledger: Ledger, stream: random.Random, hasty: float = 0.1, give_up_s: float = 40.0) -> None:
+    world: it, or one region's door. prefix: of tokens, so that several sets may share a ledger."""
+
+    def __init__(
+        self,
+        world: World | Door,
+        ledger: Ledger,
+        stream: random.Random,
+        hasty: float = 0.1,
+        give_up_s: float = 40.0,
+        namespace: str = NAMESPACE,
+        prefix: str = "",
+    ) -> None:
         self.world = world
+        self.namespace = namespace
+        self.prefix = prefix
         self.ledger = ledger
         self.stream = stream
         self.hasty = hasty
@@ -83,7 +96,7 @@ class Requests:
     def act(self, kind: ActKind, workflow_id: str, client: str, **fields: Any) -> Iterator[Act]:
         """An act in the ledger; it ends with a time, and with UNKNOWN unless it was decided."""
         self._numbers[kind] += 1
-        act = Act(kind, f"tok-{kind}-{self._numbers[kind]}", workflow_id, client, running_loop().now_ns(), **fields)
+        act = Act(kind, f"tok-{kind}-{self.prefix}{self._numbers[kind]}", workflow_id, client, running_loop().now_ns(), **fields)
         self.ledger.begin(act)
         try:
             yield act
@@ -141,7 +154,7 @@ class Requests:
         """`fields`: further fields of the request (retry_policy, cron_schedule, ...)."""
         with self.act(ActKind.START, workflow_id, client, conflict=conflict, reuse=reuse) as act:
             request = api.StartWorkflowExecutionRequest(
-                **start_fields(workflow_id, act.token, steps, client),
+                **start_fields(workflow_id, act.token, steps, client, self.namespace),
                 workflow_id_conflict_policy=CONFLICT[conflict],
                 workflow_id_reuse_policy=REUSE[reuse],
                 **fields,
@@ -154,7 +167,7 @@ class Requests:
     async def signal(self, client: str, workflow_id: str, run_id: str = "") -> Act:
         with self.act(ActKind.SIGNAL, workflow_id, client, run_id=run_id) as act:
             request = api.SignalWorkflowExecutionRequest(
-                namespace=NAMESPACE,
+                namespace=self.namespace,
                 workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
                 signal_name="note",
                 input=payloads(act.token),
@@ -170,7 +183,7 @@ class Requests:
             self.act(ActKind.SIGNAL, workflow_id, client) as signal,
         ):
             request = api.SignalWithStartWorkflowExecutionRequest(
-                **start_fields(workflow_id, start.token, steps, client),
+                **start_fields(workflow_id, start.token, steps, client, self.namespace),
                 workflow_id_conflict_policy=CONFLICT[Conflict.USE_EXISTING],
                 signal_name="note",
                 signal_input=payloads(signal.token),
@@ -183,7 +196,7 @@ class Requests:
     async def update(self, client: str, workflow_id: str, run_id: str, kind: str) -> Act:
         with self.act(ActKind.UPDATE, workflow_id, client, run_id=run_id) as act:
             request = api.UpdateWorkflowExecutionRequest(
-                namespace=NAMESPACE,
+                namespace=self.namespace,
                 workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
                 wait_policy=WaitPolicy(lifecycle_stage=COMPLETED),
                 request=Request(meta=Meta(update_id=act.token, identity=client), input=Input(name=kind, args=payloads(kind))),
@@ -206,7 +219,7 @@ class Requests:
         execution = task.workflow_execution
         with self.act(ActKind.COMPLETION, execution.workflow_id, worker, run_id=execution.run_id) as act:
             request = api.RespondActivityTaskCompletedRequest(
-                namespace=NAMESPACE,
+                namespace=self.namespace,
                 task_token=task.task_token,
                 identity=worker,
                 result=payloads({"token": act.token, "attempt": task.attempt}),
@@ -224,9 +237,9 @@ class Requests:
     async def _cancel(self, client: str, workflow_id: str, run_id: str) -> bool:
         self._numbers["cancel"] += 1
         request = api.RequestCancelWorkflowExecutionRequest(
-            namespace=NAMESPACE,
+            namespace=self.namespace,
             workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
-            request_id=f"tok-cancel-{self._numbers['cancel']}",
+            request_id=f"tok-cancel-{self.prefix}{self._numbers['cancel']}",
             identity=client,
         )
         return await self.until_answered(client, [], "RequestCancelWorkflowExecution", request) is not None
@@ -235,7 +248,7 @@ class Requests:
         """It has no request id: repeated after a lost answer, it finds the run closed, or ends the next one."""
         with self.act(ActKind.TERMINATE, workflow_id, client, run_id=run_id) as act:
             request = api.TerminateWorkflowExecutionRequest(
-                namespace=NAMESPACE,
+                namespace=self.namespace,
                 workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
                 reason="asked for",
                 details=payloads(act.token),
@@ -250,7 +263,7 @@ class Requests:
         """Its answer must show every signal that was acked before."""
         begun_ns = running_loop().now_ns()
         request = api.QueryWorkflowRequest(
-            namespace=NAMESPACE,
+            namespace=self.namespace,
             execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
             query=WorkflowQuery(query_type="signals"),
         )
@@ -263,11 +276,11 @@ class Requests:
         """The new run's id, "" unless acked."""
         self._numbers["reset"] += 1
         request = api.ResetWorkflowExecutionRequest(
-            namespace=NAMESPACE,
+            namespace=self.namespace,
             workflow_execution=WorkflowExecution(workflow_id=workflow_id, run_id=run_id),
             reason="asked for",
             workflow_task_finish_event_id=finish_id,
-            request_id=f"tok-reset-{self._numbers['reset']}",
+            request_id=f"tok-reset-{self.prefix}{self._numbers['reset']}",
         )
         reply = await self.until_answered(client, [], "ResetWorkflowExecution", request)
         return reply.run_id if reply is not None else ""
@@ -275,7 +288,7 @@ class Requests:
     async def current_run(self, client: str, workflow_id: str) -> tuple[str, bool]:
         """(run id, is open) of the current run; ("", False) if there is none or nobody answers."""
         request = api.DescribeWorkflowExecutionRequest(
-            namespace=NAMESPACE, execution=WorkflowExecution(workflow_id=workflow_id)
+            namespace=self.namespace, execution=WorkflowExecution(workflow_id=workflow_id)
         )
         reply = await self.maybe(client, "DescribeWorkflowExecution", request)
         if reply is None:
@@ -293,9 +306,9 @@ class Requests:
             return None
 
 
-def start_fields(workflow_id: str, token: str, steps: list[Step], client: str) -> dict[str, Any]:
+def start_fields(workflow_id: str, token: str, steps: list[Step], client: str, namespace: str) -> dict[str, Any]:
     return {
-        "namespace": NAMESPACE,
+        "namespace": namespace,
         "workflow_id": workflow_id,
         "workflow_type": WorkflowType(name="program"),
         "task_queue": TaskQueue(name=TASK_QUEUE),

@@ -12,7 +12,9 @@ from chaos.sim import peer_faults, store_faults
 from chaos.sim.canonical import STORIES
 from chaos.sim.one_fault import Report
 from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
-from chaos.sim.story import Result, run_seed
+from chaos.sim.region_story import PARTS
+from chaos.sim.seeds import Result, Wanted, run_seed
+from chaos.sim.shrink import shrink
 from chaos.sim.tally import Tally
 
 TARGETS = {"store-faults": "a store call", "peer-faults": "a call between nodes"}
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     run.add_argument("--seeds", type=int, default=500)
     run.add_argument("--first", type=int, default=1)
     run.add_argument("--nodes", type=int, help="so many nodes in every seed, instead of what it draws")
+    _add_regions(run)
     run.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     run.add_argument("--without", choices=sorted(SAFEGUARDS), help="remove this safeguard first")
     run.add_argument("--hashes", action="store_true", help="print every seed's trace hash")
@@ -34,6 +37,11 @@ def main(arguments: Sequence[str]) -> int:
     one.add_argument("--seed", type=int, required=True)
     one.add_argument("--without", choices=sorted(SAFEGUARDS))
     one.add_argument("--nodes", type=int, help="so many nodes, instead of what the seed draws")
+    _add_regions(one)
+    small = verbs.add_parser("shrink", help="a failing seed, with as little as it needs to fail")
+    small.add_argument("--seed", type=int, required=True)
+    small.add_argument("--nodes", type=int)
+    _add_regions(small)
     for what, target in TARGETS.items():
         faults = verbs.add_parser(what, help=f"every fault of {target} at every call index of the canonical workflows")
         faults.add_argument("--only", choices=sorted(STORIES), action="append", help="this workflow alone (repeatable)")
@@ -42,25 +50,31 @@ def main(arguments: Sequence[str]) -> int:
     guards.add_argument("--seeds", type=int, default=120)
     guards.add_argument("--only", choices=sorted(SAFEGUARDS), action="append")
     given = parser.parse_args(arguments)
-    if given.verb == "run":
-        return _run(given.first, given.seeds, given.jobs, given.without, given.hashes, given.nodes)
-    if given.verb == "one":
-        return _one(given.seed, given.without, given.nodes)
+    if given.verb in ("run", "one", "shrink"):
+        wanted = Wanted(given.nodes, given.regions, frozenset(given.less or ()))
+        if given.verb == "run":
+            return _run(given.first, given.seeds, given.jobs, given.without, given.hashes, wanted)
+        return _one(given.seed, given.without, wanted) if given.verb == "one" else _shrink(given.seed, wanted)
     if given.verb in TARGETS:
         run_all = store_faults.run_all if given.verb == "store-faults" else peer_faults.run_all
         return _faults(given.only or sorted(STORIES), given.every, run_all)
     return _safeguards(given.only or list(SAFEGUARDS), given.seeds)
 
 
+def _add_regions(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--regions", type=int, default=1, help="so many regions; 0: several, as the seed draws")
+    verb.add_argument("--less", action="append", choices=PARTS, help="leave this out of a story of regions (repeatable)")
+
+
 # --- run ----------------------------------------------------------------------------------------------------------------
-def _seed_without(asked: tuple[int, str | None, int | None]) -> Result:
-    seed, safeguard, nodes = asked
+def _seed_without(asked: tuple[int, str | None, Wanted]) -> Result:
+    seed, safeguard, wanted = asked
     with removed(safeguard):
-        return run_seed(seed, nodes=nodes)
+        return run_seed(seed, wanted=wanted)
 
 
-def _results(first: int, count: int, jobs: int, safeguard: str | None, nodes: int | None) -> Iterable[Result]:
-    asked = [(seed, safeguard, nodes) for seed in range(first, first + count)]
+def _results(first: int, count: int, jobs: int, safeguard: str | None, wanted: Wanted) -> Iterable[Result]:
+    asked = [(seed, safeguard, wanted) for seed in range(first, first + count)]
     if jobs <= 1:
         yield from map(_seed_without, asked)
         return
@@ -68,15 +82,15 @@ def _results(first: int, count: int, jobs: int, safeguard: str | None, nodes: in
         yield from pool.imap(_seed_without, asked)
 
 
-def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes: bool, nodes: int | None) -> int:
+def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes: bool, wanted: Wanted) -> int:
     began = time.monotonic()
     tally = Tally()
-    for done, result in enumerate(_results(first, count, jobs, safeguard, nodes), 1):
+    for done, result in enumerate(_results(first, count, jobs, safeguard, wanted), 1):
         tally.add(result)
         if shows_hashes:
             print(f"{result.seed} {result.digest}")
         if result.violations:
-            _show(result, nodes)
+            _show(result, wanted)
         if done % 20 == 0 and not shows_hashes:
             rate = done / (time.monotonic() - began)
             print(f"{done}/{count} seeds, {len(tally.failing)} failing, {rate:.1f} seeds/s", file=sys.stderr)
@@ -86,16 +100,25 @@ def _run(first: int, count: int, jobs: int, safeguard: str | None, shows_hashes:
     return 1 if tally.failing or tally.missing() else 0
 
 
-def _show(result: Result, nodes: int | None) -> None:
-    command = f"python -m chaos.sim one --seed {result.seed}" + (f" --nodes {nodes}" if nodes else "")
+def _show(result: Result, wanted: Wanted) -> None:
+    command = f"python -m chaos.sim one --seed {result.seed}{wanted.options}"
     print(f"seed {result.seed}: {len(result.violations)} violations ({command})")
     for text in result.violations[:SHOWN_VIOLATIONS_MAX]:
         print(f"  {text}")
 
 
-def _one(seed: int, safeguard: str | None, nodes: int | None) -> int:
+def _shrink(seed: int, wanted: Wanted) -> int:
+    small = shrink(seed, wanted, lambda text: print(text, flush=True))
+    if small is None:
+        print(f"seed {seed} does not fail")
+        return 0
+    print(f"python -m chaos.sim one --seed {seed}{small.options}")
+    return 1
+
+
+def _one(seed: int, safeguard: str | None, wanted: Wanted) -> int:
     with removed(safeguard):
-        result = run_seed(seed, keep_text=True, nodes=nodes)
+        result = run_seed(seed, keep_text=True, wanted=wanted)
     print(result.drew)
     print(result.trace)
     print(f"\nseed {seed}: hash {result.digest}, {result.virtual_s:.1f} virtual s, {result.runs_count} runs, acts {result.acts}")

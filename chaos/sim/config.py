@@ -14,7 +14,8 @@ NODE_COUNTS = {1: 10, 2: 3, 3: 5, 4: 2}
 
 @dataclass
 class WorldConfig:
-    """nodes: places for nodes; begin_with: how many of them live from the beginning, the others are added later."""
+    """nodes: places for nodes; begin_with: how many of them live from the beginning, the others are added later. namespaces: made
+    by the nodes themselves; cluster_name, initial_failover_version: of one region among several."""
 
     nodes: int = 1
     begin_with: int = 1
@@ -27,6 +28,9 @@ class WorldConfig:
     watch_delay_s_max: float = 0.01
     holds_back_flapping: bool = False
     callers_switch: float = 0.02  # probability, per call, of going to another node without need
+    namespaces: tuple[str, ...] = field(default=(NAMESPACE,), repr=False)
+    cluster_name: str = field(default="", repr=False)
+    initial_failover_version: int = field(default=0, repr=False)
 
 
 def draw_config(stream: random.Random, nodes: int | None = None) -> WorldConfig:

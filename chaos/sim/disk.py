@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from chaos.checkers.ownership import Acquired, Appended, Checkpointed, Ownership
 from chaos.sim.faults import FaultPlan
 from chaos.sim.loop import running_loop
 from cluster.core.apply import apply_entry, new_state
 from cluster.core.effects import effects
-from cluster.core.entry import decode_group
+from cluster.core.entry import Entry, decode_group
 from cluster.core.state import RunState, decode_state
 from cluster.stores.base import HistoryBlob, Lease, RunKey, ShardId, Snapshot, StoreUnknown
 from cluster.stores.memory import MemoryStore
@@ -35,6 +35,8 @@ class ArchivedStore(MemoryStore):
         super().__init__()
         self.ownership = ownership
         self.archive: dict[ShardId, dict[int, bytes]] = {}
+        self.on_append: Callable[[Sequence[Entry]], None] | None = None
+        self.on_metadata: Callable[[str, str, bytes], None] | None = None
         self._torn = torn
         self._cuts = cuts
 
@@ -50,6 +52,17 @@ class ArchivedStore(MemoryStore):
             Appended(running_loop().now_ns(), lease.shard, lease.range_id, lease.owner, position)
         )
         self.archive.setdefault(lease.shard, {})[position] = data
+        if self.on_append is not None:
+            self.on_append(decode_group(data))
+
+    async def metadata_put(self, kind: str, id: str, data: bytes, expected_version: int) -> int | None:
+        version = await super().metadata_put(kind, id, data, expected_version)
+        if version is not None and self.on_metadata is not None:
+            self.on_metadata(kind, id, data)
+        return version
+
+    def durable_position(self, shard: ShardId) -> int:
+        return max(self.archive.get(shard, {0: b""}))
 
     async def checkpoint(
         self,

@@ -106,13 +106,13 @@ async def _run(target: Target, name: str, made: Try) -> None:
         while chronicle.unfinished():
             await asyncio.sleep(0.5)
         await asyncio.sleep(0.5)  # a node hears of its last append a moment after the disk has it
-        while not is_fed(world):
+        while not is_fed(world.region):
             await asyncio.sleep(0.5)
     histories = await collect_histories(world, chronicle)
     made.essence = essence(histories)
     made.violations += judge(Evidence(ledger, histories, requests.asked, requests.ended))
     made.violations += one_writer_per_shard(world.region.ownership)
-    made.violations += await states_agree(world, chronicle, histories)
+    made.violations += await states_agree(world.region, chronicle, histories)
     made.violations += await list_agrees(world, chronicle, histories)
     made.violations += world.unexpected
     made.violations += [f"{act.kind} {act.token} ended {act.outcome}: {act.error}" for act in ledger if act.outcome == "unknown"]

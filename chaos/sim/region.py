@@ -9,12 +9,12 @@ The order of things follows `cluster/node.py`; what that file adds (files, ports
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from chaos.checkers.ownership import Ownership
-from chaos.sim.config import NAMESPACE
+from chaos.sim.config import WorldConfig
 from chaos.sim.disk import ArchivedStore, SimVisibility
 from chaos.sim.faults import FaultPlan, SimStore
 from chaos.sim.loop import running_loop
@@ -41,6 +41,7 @@ from cluster.seams import JobSet
 from cluster.stores.base import StoreError
 from cluster.stores.faulty import Fault
 from cluster.visibility.memory import MemoryVisibility
+from replication.link import Link
 
 if TYPE_CHECKING:
     from chaos.sim.world import World
@@ -73,9 +74,9 @@ class SimNode:
         self.region = region
         self.host = host
         self.life = life
-        world, config = region.world, region.world.config
+        world, config = region.world, region.config
         named = f"{host} life {life}"
-        self.clock = SimClock(running_loop().now_ns)
+        self.clock = SimClock(running_loop().now_ns, skew_ns=region.skews_ns.get(host, 0))
         self.ids = SimIds(world.streams(f"ids of {named}"))
         self.spawn = JobSet(world.job_failed)
         latency = world.streams(f"store latency of {named}")
@@ -84,19 +85,30 @@ class SimNode:
             region.index, region.plans.visibility, world.streams(f"visibility of {named}"), config.store_latency_s_max
         )
         self.assembly = Assembly(
-            Seams(self.clock, self.ids, self.spawn, self.store, self.visibility),
+            self._seams(),
             Settings(
                 owner=f"{host}#{life}",
-                identity=WantedIdentity(shard_count=config.shards),
+                identity=WantedIdentity(
+                    shard_count=config.shards,
+                    cluster_name=config.cluster_name,
+                    initial_failover_version=config.initial_failover_version,
+                ),
                 limits=config.limits,
                 shard=config.shard,
-                namespaces=(NAMESPACE,),
+                namespaces=config.namespaces,
                 address=f"{host}:7233",
             ),
         )
         network = region.fabric.node(host) if region.is_cluster else None
         self.place = Place(network, self.ids, explain=self._explain)
         self.frontend: Frontend
+
+    def _seams(self) -> Seams:
+        alone = Seams(self.clock, self.ids, self.spawn, self.store, self.visibility)
+        between = self.region.world.between
+        if between is None:
+            return alone
+        return replace(alone, ask_cluster=between.asked_by(self.host), make_regions=between.seen_by(self.host))
 
     @property
     def history(self) -> HistoryService:
@@ -126,7 +138,7 @@ class SimNode:
     async def _find_members(self, me: NodeInfo) -> Membership:
         region = self.region
         settings = EtcdSettings(
-            ("simulated",), flapping=FlapLimits() if region.world.config.holds_back_flapping else NEVER_HELD_BACK
+            ("simulated",), flapping=FlapLimits() if region.config.holds_back_flapping else NEVER_HELD_BACK
         )
         delays = region.world.streams(f"registry calls of {self.host} life {self.life}")
         return SimMembership(region.etcd, self.host, settings, self.clock, self.ids, self.spawn, delays)
@@ -149,16 +161,30 @@ class SimNode:
         if not isinstance(failure, CallerError | StoreError) and type(failure).__name__ != "VisibilityUnavailable":
             self.region.world.blame(f"{method}: {type(failure).__name__}: {failure}", failure)
 
-    async def serve(self, name: str, data: bytes, deadline_s: float) -> bytes:
+    async def serve(self, name: str, data: bytes, deadline_s: float, metadata: Mapping[str, str] | None = None) -> bytes:
         """One call as the transport does it: decoded here, encoded again. Raises CallerError and nothing else."""
         method = METHODS[name]
-        call = Call(method.path, {}, running_loop().time() + deadline_s, PEER)
+        call = Call(method.path, dict(metadata or {}), running_loop().time() + deadline_s, PEER, data)
         try:
             answer = await self.frontend.handlers[name](call, method.request.FromString(data))
         except Exception as failure:
             self._look_at(failure, name)
             raise as_caller_error(failure, method.path, self.ids) from failure
         return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+    async def serve_region(self, method: str, data: bytes, metadata: Mapping[str, str]) -> bytes:
+        """One call of another region. Raises CallerError and nothing else."""
+        assert self.assembly.regions is not None
+        try:
+            return await self.assembly.regions.port.serve(method, metadata, data)
+        except Exception as failure:
+            self._look_at(failure, method)
+            raise as_caller_error(failure, method, self.ids) from failure
+
+    async def accept_region(self, link: Link) -> None:
+        """A stream of another region, until it ends."""
+        assert self.assembly.regions is not None
+        await self.assembly.regions.port.accept(link)
 
     async def stop(self) -> None:
         """As on SIGTERM: hand over, drain, then close in good order."""
@@ -175,9 +201,10 @@ class SimNode:
 class Region:
     """See the module's text. `nodes` are the ready ones."""
 
-    def __init__(self, world: World, name: str, plans: Plans) -> None:
-        self.world, self.name, self.plans = world, name, plans
-        streams, config = world.streams, world.config
+    def __init__(self, world: World, name: str, plans: Plans, config: WorldConfig) -> None:
+        self.world, self.name, self.plans, self.config = world, name, plans, config
+        streams = world.streams
+        self.skews_ns: dict[str, int] = {}  # by host: how far its clock is off
         self.is_cluster = config.nodes > 1
         self.ownership = Ownership()
         self.disk = ArchivedStore(plans.torn_checkpoints, streams(f"cuts {name}"), self.ownership)
@@ -194,6 +221,8 @@ class Region:
 
     async def _build(self, host: str, life: int) -> SimNode:
         node = SimNode(self, host, life)
+        if self.world.between is not None:
+            self.world.between.began(host)
         await node.start()
         return node
 
@@ -222,6 +251,8 @@ class Region:
         """SIGKILL, or the power of the whole machine: then no peer is told."""
         slot.crash()
         self.fabric.died(slot.name, is_machine)
+        if self.world.between is not None:
+            self.world.between.died(slot.name, is_machine)
 
     async def stop(self, slot: NodeSlot[SimNode]) -> None:
         """Ends the life in good order, as SIGTERM does; what is left after that dies with the process."""

@@ -16,7 +16,7 @@ from chaos.sim.canonical import STORIES
 from chaos.sim.one_fault import run_all
 from chaos.sim.peer_faults import PEERS
 from chaos.sim.store_faults import STORE
-from chaos.sim.story import run_seed
+from chaos.sim.seeds import run_seed
 
 Put = Callable[[Any, str, Any], None]
 Patch = Callable[[Put], None]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -19,15 +17,13 @@ from chaos.checkers.ownership import moves_follow_the_ring, one_writer_per_shard
 from chaos.sim.clients import LOST, Requests
 from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN, Chronicle
 from chaos.sim.faults import FaultPlan, ReplyFault, StorePlan, WorkerFault, draw_rates
-from chaos.sim.logs import errors_collected
-from chaos.sim.loop import running_loop, simulate
+from chaos.sim.loop import running_loop
 from chaos.sim.network import LinkFault
 from chaos.sim.peer_calls import PeerFault, drawn
 from chaos.sim.programs import RELEASE, payloads
 from chaos.sim.rand import Streams
 from chaos.sim.region import Plans
 from chaos.sim.registry import RegistryFault
-from chaos.sim.trace import Trace
 from chaos.sim.trouble import Trouble
 from chaos.sim.verdict import (
     Evidence,
@@ -73,6 +69,7 @@ class Result:
     drew: str = ""
     trace: str = ""
     nodes_count: int = 1
+    regions_count: int = 1
     took_ms: int = 0  # of the processor
     served_ms: list[int] = field(default_factory=list)  # from the last fault until every node serves every shard
 
@@ -108,7 +105,7 @@ class Story:
             drawn(self.peer_faults),
         )
         self.world = World(streams, draw_config(streams("config"), nodes), plans)
-        self.trouble = Trouble(self.world, streams)
+        self.trouble = Trouble(self.world.region, streams)
         self.ledger = Ledger()
         self.requests = Requests(self.world, self.ledger, streams("requests"))
         self.workload = Workload(
@@ -250,7 +247,7 @@ class Story:
             await asyncio.sleep(RELEASE_EVERY_S)
         await asyncio.sleep(0.5)  # a node hears of its last append a moment after the disk has it
         fed_until = running_loop().time() + FEED_S_MAX
-        while not is_fed(self.world) and running_loop().time() < fed_until:
+        while not is_fed(self.world.region) and running_loop().time() < fed_until:
             await asyncio.sleep(0.5)
         histories = await collect_histories(self.world, self.chronicle)
         self.violations += map(str, every_run_ended(histories))
@@ -289,15 +286,15 @@ class Story:
         self.violations += judge(evidence)
         ownership = self.world.region.ownership
         self.violations += [*one_writer_per_shard(ownership), *moves_follow_the_ring(ownership)]
-        self.violations += await states_agree(self.world, self.chronicle, histories)
+        self.violations += await states_agree(self.world.region, self.chronicle, histories)
         self.violations += await list_agrees(self.world, self.chronicle, histories)
-        self.violations += open_in_one_place(self.world)
+        self.violations += open_in_one_place(self.world.region)
         await self._restart(share=1.0)
         again = await collect_histories(self.world, self.chronicle)
         for first, second in zip(histories, again, strict=True):
             if first.events != second.events:
                 self.violations.append(f"after another crash the history of {first.workflow_id} {first.run_id} is another one")
-        self.violations += [f"after another crash: {text}" for text in await states_agree(self.world, self.chronicle, again)]
+        self.violations += [f"after another crash: {text}" for text in await states_agree(self.world.region, self.chronicle, again)]
         for history in histories:
             for event in history.events:
                 running_loop().trace("event", run=history.run_id, data=event.SerializeToString(deterministic=True))
@@ -332,31 +329,3 @@ def canary_ids(world: World) -> dict[int, str]:
             return found
         found.setdefault(history.shard_number(namespace_id.id, f"canary-{number}"), f"canary-{number}")
     raise AssertionError("numbers do not end")
-
-
-def run_seed(seed: int, keep_text: bool = False, nodes: int | None = None) -> Result:
-    """Runs one seed from beginning to end. nodes: so many instead of what the seed draws."""
-    began = time.process_time()
-    trace = Trace(keep_text)
-    story: Story | None = None
-    extra: list[str] = []
-
-    async def main() -> float:
-        nonlocal story
-        story = Story(seed, nodes)
-        await story.run()
-        extra.extend(f"escaped: {failure.get('message')}: {failure.get('exception')!r}" for failure in running_loop().failures)
-        return running_loop().time()
-
-    virtual_s = 0.0
-    with errors_collected(extra):
-        try:
-            virtual_s = simulate(main(), trace, limit_s=86_400.0)
-        except Exception as error:  # whatever ends the story is its verdict
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            extra.append(f"{type(error).__name__}: {error} ({place.filename.rsplit('/', 1)[-1]}:{place.lineno})")
-    result = story.result(seed) if story is not None else Result(seed)
-    result.violations += extra
-    result.took_ms = round((time.process_time() - began) * 1000)
-    result.digest, result.virtual_s, result.trace = trace.digest(), virtual_s, trace.text()
-    return result

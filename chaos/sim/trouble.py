@@ -17,7 +17,6 @@ from chaos.sim.network import SLOW_BYTES_PER_S
 from chaos.sim.nodes import NodeSlot
 from chaos.sim.rand import Streams
 from chaos.sim.region import Region, SimNode
-from chaos.sim.world import World
 
 LEASE_S = 5.0
 
@@ -55,35 +54,35 @@ OF_ONE_NODE = (NodeTrouble.CRASH, NodeTrouble.GRACEFUL_STOP, NodeTrouble.PAUSE)
 
 
 class Trouble:
-    """`run` until `heal`, in a world of one region."""
+    """`run` until `heal`, in one region. name: of its stream of draws."""
 
-    def __init__(self, world: World, streams: Streams) -> None:
-        self.world = world
+    def __init__(self, region: Region, streams: Streams, name: str = "trouble") -> None:
+        self.region = region
         self.injected: Counter[str] = Counter()
-        self._draw = draw = streams("trouble")
+        self._draw = draw = streams(name)
         self._healing = asyncio.Event()
         self._busy: set[str] = set()
         self._jobs: list[asyncio.Task[None]] = []
-        self.is_cluster = world.config.nodes > 1
+        self.is_cluster = region.config.nodes > 1
         self.every_s = draw.choice([0.0, 3.0, 10.0]) if not self.is_cluster else draw.choice([0.0, 1.5, 4.0, 10.0])
         kinds = list(NodeTrouble) if self.is_cluster else list(OF_ONE_NODE)
         kinds = [kind for kind in kinds if WEIGHTS[kind]]
         # Some seeds know few kinds and those often: what only a repetition shows is found by them.
         self.kinds = [kind for kind in kinds if draw.random() < 0.5] if self.is_cluster else kinds
         self.kinds = self.kinds or [draw.choice(kinds)]
-        self.joins_at_s = [round(draw.uniform(0.0, 20.0), 3) for _ in world.slots[world.config.begin_with :]]
+        self.joins_at_s = [round(draw.uniform(0.0, 20.0), 3) for _ in self.slots[region.config.begin_with :]]
 
     def drew(self) -> str:
         kinds = " ".join(self.kinds)
-        return f"trouble every {self.every_s} s of {kinds}; nodes {self.world.config.nodes}, later ones at {self.joins_at_s} s"
+        return f"trouble every {self.every_s} s of {kinds}; nodes {self.region.config.nodes}, later ones at {self.joins_at_s} s"
 
     @property
-    def region(self) -> Region:
-        return self.world.region
+    def slots(self) -> list[NodeSlot[SimNode]]:
+        return list(self.region.slots.values())
 
     async def run(self) -> None:
         loop = running_loop()
-        for slot, at_s in zip(self.world.slots[self.world.config.begin_with :], self.joins_at_s, strict=True):
+        for slot, at_s in zip(self.slots[self.region.config.begin_with :], self.joins_at_s, strict=True):
             self._busy.add(slot.name)
             self._jobs.append(loop.create_task(self._add(slot, at_s)))
         while self.every_s and not await self.is_over(self._draw.uniform(0, 2 * self.every_s)):
@@ -112,12 +111,21 @@ class Trouble:
     # --- of a node --------------------------------------------------------------------------------------------------------
     def _pick(self) -> NodeSlot[SimNode] | None:
         """A node that lives and is left alone otherwise; it is the caller's until `_busy` forgets it."""
-        free = [slot for slot in self.world.slots if slot.node is not None and slot.name not in self._busy]
+        free = [slot for slot in self.slots if slot.node is not None and slot.name not in self._busy]
         if not free:
             return None
         slot = self._draw.choice(free)
         self._busy.add(slot.name)
         return slot
+
+    def claim_all(self) -> list[NodeSlot[SimNode]]:
+        """All nodes that live and are left alone otherwise; they are the caller's until `release`."""
+        free = [slot for slot in self.slots if slot.node is not None and slot.name not in self._busy]
+        self._busy |= {slot.name for slot in free}
+        return free
+
+    def release(self, slots: list[NodeSlot[SimNode]]) -> None:
+        self._busy -= {slot.name for slot in slots}
 
     async def _crash(self, is_machine: bool = False) -> bool:
         if (slot := self._pick()) is None:
@@ -160,7 +168,7 @@ class Trouble:
 
     # --- of the ways ------------------------------------------------------------------------------------------------------
     def _pair(self) -> tuple[str, str]:
-        one, other = self._draw.sample([slot.name for slot in self.world.slots], 2)
+        one, other = self._draw.sample([slot.name for slot in self.slots], 2)
         return one, other
 
     async def _cut(self, is_one_way: bool = False) -> bool:
@@ -195,7 +203,7 @@ class Trouble:
         return await self._registry_down(has_lost_data=True)
 
     async def _registry_out_of_reach(self) -> bool:
-        host = self._draw.choice(self.world.slots).name
+        host = self._draw.choice(self.slots).name
         self.region.etcd.reach(host, False)
         await self.is_over(self._draw.uniform(0.2, 4 * LEASE_S))
         self.region.etcd.reach(host, True)

@@ -31,7 +31,7 @@ from chaos.checkers.well_formed import event_ids_dense, histories_well_formed
 from chaos.sim.clients import Asked, Ended
 from chaos.sim.disk import Chronicle, stored_state
 from chaos.sim.rand import EPOCH_NS
-from chaos.sim.region import SimNode
+from chaos.sim.region import Region, SimNode
 from chaos.sim.world import NAMESPACE, World
 from cluster.core.apply import fold_events
 from cluster.core.state import RunState, checksum
@@ -97,9 +97,9 @@ async def collect_histories(world: World, chronicle: Chronicle) -> list[RunHisto
     return histories
 
 
-async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:
-    """Memory = store = fold of all entries; fold of events = what events determine of it."""
-    states = chronicle.advance()
+async def states_agree(region: Region, chronicle: Chronicle, histories: Sequence[RunHistory]) -> list[str]:
+    """Memory = store = fold of all entries; fold of events = what events determine of it. Deleted runs are left out."""
+    states = {key: state for key, state in chronicle.advance().items() if not state.is_deleted}
     events = {(history.workflow_id, history.run_id): history for history in histories}
     found: list[Violation] = []
 
@@ -108,12 +108,12 @@ async def states_agree(world: World, chronicle: Chronicle, histories: Sequence[R
 
     for key, state in sorted(states.items()):
         whole = checksum(state)
-        kept = await stored_state(world.disk, chronicle.shards[key], key)
+        kept = await stored_state(region.disk, chronicle.shards[key], key)
         if kept is None:
             differ(key, "has entries and is not stored")
         elif checksum(kept) != whole:
             differ(key, f"the stored state differs from the fold of its entries in {differences(kept, state)}")
-        for node in world.nodes:
+        for node in region.nodes:
             held = memory_state(node, chronicle.shards[key], key)
             if held is not None and checksum(held) != whole:
                 text = f"the state in the memory of {node.host} differs from the fold of its entries in"
@@ -154,19 +154,19 @@ def lost_children(history: RunHistory, by_run: Mapping[str, RunHistory]) -> bool
     return was_closed or lost_children(base, by_run)
 
 
-def is_fed(world: World) -> bool:
+def is_fed(region: Region) -> bool:
     """Whether visibility has been told of everything. A shard that is open nowhere may still owe something."""
-    feeds = [node.history.feed for node in world.nodes]
-    open_somewhere = {number for node in world.nodes for number in node.history._shards}
-    return len(open_somewhere) == world.config.shards and not any(feed._waiting or feed._writing for feed in feeds)
+    feeds = [node.history.feed for node in region.nodes]
+    open_somewhere = {number for node in region.nodes for number in node.history._shards}
+    return len(open_somewhere) == region.config.shards and not any(feed._waiting or feed._writing for feed in feeds)
 
 
-def open_in_one_place(world: World) -> list[str]:
+def open_in_one_place(region: Region) -> list[str]:
     """With a ring that has come to rest: each shard is open on one node, and it is the one that the ring names."""
     found: list[str] = []
-    for number in range(world.config.shards):
-        holders = [node.host for node in world.nodes if number in node.history._shards]
-        named = {owner.node_id if (owner := node.ring.owner_of_shard(number)) else "nobody" for node in world.nodes}
+    for number in range(region.config.shards):
+        holders = [node.host for node in region.nodes if number in node.history._shards]
+        named = {owner.node_id if (owner := node.ring.owner_of_shard(number)) else "nobody" for node in region.nodes}
         if holders != sorted(named):
             found.append(f"shard {number} is open on {holders}, the nodes' rings name {sorted(named)}")
     return found

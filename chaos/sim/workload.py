@@ -14,7 +14,7 @@ from chaos.checkers.ledger import Conflict, Reuse
 from chaos.sim.clients import Requests, workflow_retry
 from chaos.sim.loop import running_loop
 from chaos.sim.programs import draw_program, seconds
-from chaos.sim.world import NAMESPACE, World
+from chaos.sim.world import Door, World
 
 E = EventType
 RESET_POINTS = (
@@ -42,12 +42,15 @@ WEIGHTS = {
 class Workload:
     """`run` until `stop`; every client then finishes what it is at."""
 
-    def __init__(self, world: World, requests: Requests, clients_count: int, ids_count: int, pause_s: float) -> None:
+    def __init__(
+        self, world: World | Door, requests: Requests, clients_count: int, ids_count: int, pause_s: float, name: str = "client"
+    ) -> None:
         self.world = world
         self.requests = requests
         self.clients_count = clients_count
         self.ids = [f"w{number}" for number in range(ids_count)]
         self.pause_s = pause_s
+        self.name = name
         self.resets: list[str] = []  # run ids that an acked reset made
         self._stopping = False
 
@@ -55,7 +58,7 @@ class Workload:
         self._stopping = True
 
     async def run(self) -> None:
-        await asyncio.gather(*(self._client(f"client-{number}") for number in range(self.clients_count)))
+        await asyncio.gather(*(self._client(f"{self.name}-{number}") for number in range(self.clients_count)))
 
     async def _client(self, name: str) -> None:
         stream = self.world.streams(name)
@@ -119,7 +122,7 @@ class Workload:
         if not run_id:
             return
         execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
-        page = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution)
+        page = api.GetWorkflowExecutionHistoryRequest(namespace=self.requests.namespace, execution=execution)
         answer = await self.requests.maybe(name, "GetWorkflowExecutionHistory", page)
         points = [event.event_id for event in answer.history.events if event.event_type in RESET_POINTS] if answer else []
         if points and (made := await self.requests.reset(name, workflow_id, run_id, stream.choice(points))):
@@ -129,7 +132,7 @@ class Workload:
     async def _read(self, name: str, workflow_id: str, stream: random.Random) -> None:
         """Waits for news of the current run, as a client that awaits a result does."""
         execution = WorkflowExecution(workflow_id=workflow_id)
-        request = api.GetWorkflowExecutionHistoryRequest(namespace=NAMESPACE, execution=execution, wait_new_event=True)
+        request = api.GetWorkflowExecutionHistoryRequest(namespace=self.requests.namespace, execution=execution, wait_new_event=True)
         answer = await self.requests.maybe(name, "GetWorkflowExecutionHistory", request)
         if answer is not None and answer.next_page_token:
             request.next_page_token = answer.next_page_token

@@ -16,6 +16,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from cluster.core.entry import (
     ActivityNote,
     Base,
+    BegunNote,
     Buffered,
     CallbackNote,
     CancelNote,
@@ -25,6 +26,7 @@ from cluster.core.entry import (
     DeletedNote,
     Entry,
     Flushed,
+    InboxNote,
     NexusNote,
     OutboxNote,
     RequestIdNote,
@@ -229,6 +231,14 @@ def _deleted(state: RunState, note: DeletedNote) -> None:
     state.is_deleted = True
 
 
+def _begun(state: RunState, note: BegunNote) -> None:
+    state.begun_at = note.at
+
+
+def _inbox(state: RunState, note: InboxNote) -> None:
+    state.inbox[note.key] = note.item
+
+
 def _must_be(truth: bool, what: str) -> None:
     if not truth:
         raise IllegalTransition(what)
@@ -251,6 +261,8 @@ _NOTES: dict[type, Any] = {
     CancelNote: _cancel,
     CloseNote: _close,
     DeletedNote: _deleted,
+    BegunNote: _begun,
+    InboxNote: _inbox,
 }
 
 EVENT_NAMES: dict[int, str] = {

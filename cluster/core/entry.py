@@ -17,7 +17,7 @@ from __future__ import annotations
 import msgspec
 
 from cluster.core.nexus_state import NexusOperation
-from cluster.core.state import Activity, Callback, Child, Update, WorkflowTask
+from cluster.core.state import Activity, Callback, Child, InboxItem, Update, WorkflowTask
 
 ENTRY_FORMAT = 1
 
@@ -135,6 +135,19 @@ class DeletedNote(msgspec.Struct, frozen=True, array_like=True, tag="D", forbid_
     reason: str
 
 
+class BegunNote(msgspec.Struct, frozen=True, array_like=True, tag="G", forbid_unknown_fields=True):
+    """When the run took its workflow id, if that was not when its history begins: a reset."""
+
+    at: int
+
+
+class InboxNote(msgspec.Struct, frozen=True, array_like=True, tag="I", forbid_unknown_fields=True):
+    """On a closed run: what another region's branch (or run) was told, by its key."""
+
+    key: str
+    item: InboxItem
+
+
 Note = (
     TaskNote
     | StickyNote
@@ -152,6 +165,8 @@ Note = (
     | CancelNote
     | CloseNote
     | DeletedNote
+    | BegunNote
+    | InboxNote
 )
 Item = bytes | Buffered | Flushed | Base | Note
 

@@ -58,10 +58,26 @@ class LedgerLine(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""  # request id by which the winner knows it, once it was appended
     event: bytes = b""  # what is to be appended, encoded
     started: bytes = b""  # of an adopted activity: its ActivityTaskStarted
+    branch: str = ""  # names the branch: the last event and the last transition that the winner shares; "0.0" = a whole run
+    winner_run_id: str = ""  # to which it was appended
+    winner_event_id: int = 0  # as which it was appended; 0 = not yet, or behind a workflow task, where it gets its id later
+    is_past_cut: bool = False  # the other region had it, and this one did not, when this one took over by force
 
     @property
     def name(self) -> str:
         return EVENT_NAMES[self.event_type]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(LedgerLine)
+
+
+def encode_line(line: LedgerLine) -> bytes:
+    return _encoder.encode(line)
+
+
+def decode_line(data: bytes) -> LedgerLine:
+    return _decoder.decode(data)
 
 
 def admitted_event(request: Request, version: int = 0) -> HistoryEvent:

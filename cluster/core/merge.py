@@ -126,14 +126,14 @@ class RunClaim(NamedTuple):
     last_version: int
     start_version: int
     is_last_of_chain: bool
-    started_at: int  # ns since the epoch
+    began_at: int  # ns since the epoch
     run_id: str
 
 
 def claim_of(state: RunState) -> RunClaim:
     has_successor = bool(state.new_run_id or state.reset_run_id or state.is_reset_away)
     start_version = state.version_history[0][1] if state.version_history else 0
-    return RunClaim(state.last_version, start_version, not has_successor, state.started_at, state.run_id)
+    return RunClaim(state.last_version, start_version, not has_successor, state.took_id_at, state.run_id)
 
 
 def winner_of_runs(one: RunClaim, other: RunClaim) -> RunClaim:

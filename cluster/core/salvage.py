@@ -45,15 +45,20 @@ def salvage(
     winner_events: Sequence[bytes] = (),
     may_reset: bool = True,
     adopts_activities: bool = False,
+    astray: frozenset[str] = frozenset(),
+    has_taker: bool = False,
 ) -> list[LedgerLine]:
     """The ledger's lines: one for each event of the loser behind the common ones, each buffered event, each update that was
     only admitted. In the order in which they are to be reapplied.
 
     common_*: of the fork (merge.Fork); 0 and 0 for another run of the same workflow id, which must still have been open.
     *_events: encoded, from common_event_id + 1 on. may_reset: whether a closed winner may be reset for what came too late.
+    astray: keys of what the winner gave to runs that do not have it (any more: their branch may have lost as well).
+    has_taker: the winner has closed, and a run that took its place is open: it can be asked to end, too.
     Raises ValueError where the events are not those, IllegalTransition for an event type that nobody here knows.
     """
-    case = _Case(winner, loser, common_event_id, winner_events, may_reset, adopts_activities)
+    branch = f"{common_event_id}.{common_transition}"
+    case = _Case(winner, loser, common_event_id, branch, winner_events, may_reset, adopts_activities, astray, has_taker)
     events = [parse_event(data) for data in loser_events]
     expected_ids = list(range(common_event_id + 1, loser.next_event_id))
     if [event.event_id for event in events] != expected_ids:
@@ -94,13 +99,18 @@ class _Case:
         winner: RunState,
         loser: RunState,
         common: int,
+        branch: str,
         winner_events: Sequence[bytes],
         may_reset: bool,
         adopts_activities: bool,
+        astray: frozenset[str] = frozenset(),
+        has_taker: bool = False,
     ) -> None:
-        self.winner, self.loser, self.common = winner, loser, common
+        self.winner, self.loser, self.common, self.branch = winner, loser, common, branch
         self.is_same_run = winner.run_id == loser.run_id
         self.adopts_activities = adopts_activities
+        self.has_taker = has_taker
+        self.passed_on = winner.inbox.keys() - astray
         self.readmitted: set[str] = set()
         self.starts: dict[int, bytes] = {}  # scheduled event id -> encoded ActivityTaskStarted
         # A closed run is reset where a workflow task of it was completed, unless another run has taken its place.
@@ -133,6 +143,7 @@ class _Case:
             key=fate.key,
             event=data if fate.outcome in REAPPLIED else b"",
             started=fate.started,
+            branch=self.branch,
         )
 
     def _fate(self, event: HistoryEvent) -> Fate:
@@ -186,6 +197,8 @@ def _signal(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
         key = case.key(digest, count)
     if key in case.winner.signal_request_ids:
         return Fate(Outcome.DUPLICATE, "the winner has a signal of this request id", key)
+    if key in case.passed_on:
+        return Fate(Outcome.DUPLICATE, "the winner keeps it for a later run, or has given it to one", key)
     return case.append(key)
 
 
@@ -198,7 +211,7 @@ def _update(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
         return Fate(Outcome.DUPLICATE, "the winner has the update's admission, and answers it")
     update_id = request.meta.update_id
     key = case.key("update", update_id)
-    if update_id in case.winner.updates or key in case.winner.request_ids:
+    if update_id in case.winner.updates or key in case.winner.request_ids or key in case.passed_on:
         return Fate(Outcome.DUPLICATE, "the winner has an update of this id, and its answer counts", key)
     if update_id in case.readmitted:
         return Fate(Outcome.MERGED, "another line brings the update")
@@ -218,23 +231,25 @@ def _update_completed(case: _Case, event: HistoryEvent, attributes: Any) -> Fate
 
 
 def _cancel_requested(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
-    if not case.is_same_run:
-        return Fate(Outcome.MERGED, "the run that was to be cancelled is closed")
-    if not case.winner.is_open:
+    key = case.key(event.version, event.event_id)
+    if not case.winner.is_open and not case.has_taker:
         return Fate(Outcome.MERGED, "the winner has closed: nothing is left to cancel")
-    if case.winner.cancel_requested:
-        return Fate(Outcome.DUPLICATE, "the winner was asked to cancel, too")
-    return case.append(case.key(event.version, event.event_id))
+    if case.winner.cancel_requested or key in case.passed_on:
+        return Fate(Outcome.DUPLICATE, "the winner was asked to cancel, too", key)
+    return case.append(key)
 
 
 def _terminated(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
-    if not case.is_same_run or not case.winner.is_open:
+    key = case.key(event.version, event.event_id)
+    if not case.winner.is_open and not case.has_taker:
         return Fate(Outcome.MERGED, "the run is closed")
+    if key in case.passed_on:
+        return Fate(Outcome.DUPLICATE, "the run that took the winner's place was terminated, too", key)
     is_servers_own = attributes.identity in (lifecycle.HISTORY_SERVICE, lifecycle.RESETTER)
     if is_servers_own and attributes.reason != BY_PARENT:
         # For a start, a reset, a deletion, a limit: the runs of the id are merged, tombstones and limits hold by themselves.
         return Fate(Outcome.ROLLED_BACK, f"the server's own doing: {attributes.reason}")
-    return case.append(case.key(event.version, event.event_id))
+    return case.append(key)
 
 
 def _options_updated(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:

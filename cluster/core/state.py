@@ -222,6 +222,13 @@ class ResetPoint(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     expires_at: int = 0  # of a former run: when its retention ends
 
 
+class InboxItem(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What reached a run after its close waits for the next run of the workflow id, or was given to that one."""
+
+    line: bytes = b""  # an encoded ledger line
+    given_to: str = ""  # a run id; "" = it waits
+
+
 class RunState(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One run. Everything here follows from its entries."""
 
@@ -307,6 +314,14 @@ class RunState(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     is_reset_away: bool = False  # closed by a reset: neither its parent nor its children need to know
     reset_run_id: str = ""
     is_deleted: bool = False
+    # Between regions
+    begun_at: int = 0  # when it took its workflow id; 0 = when its history begins
+    inbox: dict[str, InboxItem] = {}  # of a closed run, by request id
+
+    @property
+    def took_id_at(self) -> int:
+        """Later than that of the run before it, whatever the clocks say."""
+        return self.begun_at or self.started_at
 
     @property
     def is_open(self) -> bool:
@@ -319,6 +334,12 @@ class RunState(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     @property
     def last_version(self) -> int:
         return self.version_history[-1][1] if self.version_history else 0
+
+    def has_been_told(self, request_id: str) -> bool:
+        """A signal, or an update that was given to it, or what waits in its inbox."""
+        item = self.inbox.get(request_id)
+        is_waiting = item is not None and not item.given_to
+        return is_waiting or request_id in self.signal_request_ids or request_id in self.request_ids
 
     def fork(self) -> RunState:
         """A copy that shares the frozen parts; changing it leaves the original as it was."""
@@ -341,6 +362,7 @@ class RunState(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         twin.operations = self.operations.copy()
         twin.signal_request_ids = self.signal_request_ids.copy()
         twin.buffered = self.buffered.copy()
+        twin.inbox = self.inbox.copy()
         return twin
 
 

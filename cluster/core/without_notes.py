@@ -52,6 +52,7 @@ def without_notes(state: RunState) -> RunState:
     }
     bare.callbacks = [Callback(one.callback, 0) for one in state.callbacks]
     bare.operations = {key: _operation_without_notes(one) for key, one in state.operations.items()}
+    bare.begun_at, bare.inbox = 0, {}
     bare.parent_told, bare.reset_run_id, bare.is_deleted = False, "", False
     return bare
 

@@ -31,7 +31,7 @@ _WAITING_CALLS = frozenset(
 class Drain:
     def __init__(self) -> None:
         self.has_begun = False
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self._waiting: dict[asyncio.Task[Any], None] = {}  # ended in the order in which they came: a set has another one each time
         self._busy = 0
         self._idle: asyncio.Event | None = None
 
@@ -73,7 +73,7 @@ class Drain:
             task = asyncio.current_task()
             assert task is not None
             self._enter()
-            waiting.add(task)
+            waiting[task] = None
             try:
                 return await following(call, request)
             except asyncio.CancelledError:
@@ -82,7 +82,7 @@ class Drain:
                 task.uncancel()
                 raise _shutting_down() from None
             finally:
-                waiting.discard(task)
+                waiting.pop(task, None)
                 self._left()
 
         return ended_when_draining

@@ -33,6 +33,7 @@ from cluster.core.errors import CallerError, Code, unavailable
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.methods import Method
 from cluster.frontend.ports import NamespacesPort
+from cluster.frontend.validation import LONG_POLL_MIN_S
 from cluster.namespaces.record import HANDOVER, NamespaceRecord
 from cluster.namespaces.regions import namespace_not_active
 from replication.link import Forwards, UnknownRegion
@@ -169,7 +170,9 @@ class Forwarding:
             hold_until = min(hold_until, call.deadline - HOLD_TAIL_S)
         is_read_here = placement in _IS_READ_HERE and _has_opted_out(call)
         may_last = (placement is Placement.READ and not is_read_here) or call.name in _TASK_POLLS
-        for _ in range(PLACED_COUNT_MAX):
+        for placed_before in range(PLACED_COUNT_MAX):
+            if placed_before and call.name in _TASK_POLLS and _is_almost_over(call, loop.time()):
+                return b""
             if record.replication_state == HANDOVER and placement in _IS_HELD and not is_read_here:
                 changed = await self._changed(record, hold_until)
                 if changed is None:
@@ -190,8 +193,8 @@ class Forwarding:
                 if MARK in call.metadata or _has_opted_out(call) or not _says_not_active(refusal):
                     raise
                 changed = await self._changed(record, hold_until)
-                if changed is None:
-                    raise
+                if changed is None:  # passing, so the client shall try again: an SDK's worker ends at NamespaceNotActive
+                    raise unavailable(f"regions disagree on where namespace {record.name} is, please retry") from refusal
             call.record = record = changed
         raise unavailable(f"namespace {record.name} is moving between regions, please retry")
 
@@ -257,6 +260,11 @@ def regions_of_namespace(namespaces: NamespacesPort) -> Callable[[str], Collecti
 
 def _owner(record: NamespaceRecord) -> tuple[str, int, int]:
     return record.active_cluster, record.failover_version, record.replication_state
+
+
+def _is_almost_over(call: Call, now_s: float) -> bool:
+    """What is left of it is less than a poll must have: validation would refuse it, which its client has no part in."""
+    return call.deadline is not None and call.deadline - now_s < LONG_POLL_MIN_S
 
 
 def _has_opted_out(call: Call) -> bool:

@@ -25,7 +25,7 @@ from cluster.frontend.call import Call, Handler, Interceptor
 from cluster.frontend.methods import Method
 from cluster.frontend.ports import NamespacesPort
 from cluster.matching.tasks import TaskKind
-from cluster.tokens import TaskToken, Tokens, stale_task_token
+from cluster.tokens import Purpose, TaskToken, Tokens, stale_task_token
 
 if TYPE_CHECKING:
     from cluster.namespaces.record import NamespaceRecord
@@ -131,12 +131,13 @@ def _by_name(method: str, limits: Limits) -> Which:
 
 def _by_token(method: Method, tokens: Tokens) -> Which:
     kind = _TOKEN_KINDS.get(method.name)
+    purpose = Purpose.NEXUS_TASK if method.name.startswith("RespondNexusTask") else Purpose.QUERY
 
     def which(call: Call, request: Any) -> Named:
         data = request.task_token
         if not data:
             raise invalid_argument("Task token not set on request.")
-        token = tokens.open_query(data) if kind is None else tokens.open_task(data)
+        token = tokens.open_task(data) if kind is not None else tokens.open_query(data, purpose)
         if isinstance(token, TaskToken) and token.kind != kind:
             raise stale_task_token()
         call.token = token

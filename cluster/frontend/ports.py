@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.message import Message
+from temporalio.api.nexus.v1 import Endpoint
 from temporalio.api.taskqueue.v1 import TaskQueueConfig
 from temporalio.api.workflowservice.v1 import ListWorkersResponse, UpdateTaskQueueConfigResponse
 
@@ -44,6 +45,12 @@ class MatchingPort(Protocol):
 
     def poll_activity_task_queue(self, namespace: NamespaceRecord, request: Any, call: Call) -> Awaitable[Answer]: ...
 
+    def poll_nexus_task_queue(self, namespace: NamespaceRecord, request: Any, call: Call) -> Awaitable[Answer]: ...
+
+    def respond_nexus_task(self, namespace: NamespaceRecord, token_payload: bytes, request: Any) -> Awaitable[None]:
+        """A worker's answer to a Nexus request, for whoever waits for it. Raises NOT_FOUND when nobody does."""
+        ...
+
     def respond_query_task_completed(
         self, namespace: NamespaceRecord, token_payload: bytes, request: Any
     ) -> Awaitable[Message]: ...
@@ -73,6 +80,20 @@ class MatchingPort(Protocol):
     def list_workers(self, namespace: NamespaceRecord, request: Any) -> Awaitable[ListWorkersResponse]: ...
 
     def describe_worker(self, namespace: NamespaceRecord, request: Any) -> Awaitable[Message]: ...
+
+
+class EndpointsPort(Protocol):
+    """The registry of Nexus endpoints (cluster/nexus/endpoints.py). Raises CallerError."""
+
+    async def create(self, spec: Any) -> Endpoint: ...
+
+    async def update(self, id: str, version: int, spec: Any) -> Endpoint: ...
+
+    async def delete(self, id: str, version: int) -> None: ...
+
+    async def get(self, id: str) -> Endpoint: ...
+
+    async def list(self, page_size: int, after: str, name: str) -> tuple[list[Endpoint], str]: ...
 
 
 class NamespacesPort(Protocol):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.config import Limits
 from cluster.core.errors import invalid_argument, unimplemented
 from cluster.core.machines.builds import check_override
+from cluster.core.machines.callback import check as check_callbacks
 from cluster.frontend.call import Call
 from cluster.frontend.request_checks import check_payload_bytes
 from cluster.visibility.search_attributes import Schema, validate
@@ -54,15 +55,7 @@ class StartChecks:
 
     def check_callbacks(self, callbacks: Iterable[Any]) -> None:
         """How many and of what kind. They are kept with the run; which addresses they may go to is checked when one is sent."""
-        callbacks = list(callbacks)
-        if len(callbacks) > self._limits.callbacks_per_run_max:
-            raise invalid_argument(f"cannot attach more than {self._limits.callbacks_per_run_max} callbacks to a workflow")
-        for callback in callbacks:
-            variant = callback.WhichOneof("variant")
-            if variant != "nexus":
-                raise unimplemented(f"unknown callback variant: {variant}")
-            if not callback.nexus.url.startswith(("http://", "https://")):
-                raise invalid_argument("invalid url: unknown scheme: only http and https callbacks are possible")
+        check_callbacks(list(callbacks), self._limits)
 
     def refuse_what_is_not_built(self, request: Any) -> None:
         if request.HasField("versioning_override"):

@@ -384,6 +384,7 @@ RULES: dict[str, Rule] = {
     "UnpauseWorkflowExecution": _unpause,
     "PollWorkflowTaskQueue": _poll,
     "PollActivityTaskQueue": _poll,
+    "PollNexusTaskQueue": _poll,
     "RespondWorkflowTaskCompleted": _identity,
     "RespondWorkflowTaskFailed": _identity,
     "RespondActivityTaskCompleted": _identity,

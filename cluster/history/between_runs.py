@@ -1,12 +1,13 @@
 """What one run asks of another, as messages: they are carried out on the node that owns the other run's shard.
 
-    message    | who sends it                              | what it does there
-    -----------+-------------------------------------------+--------------------------------------------------------------
-    SignalRun  | a SignalExternalWorkflowExecution command | writes the signal
-    CancelRun  | a RequestCancelExternal... command        | writes the cancel request
-    StartChild | a parent, until the child is started      | starts it, or finds it by its request id; the answer is its run id
-    EndChild   | a closed parent, by its close policy      | cancels or terminates the child, if it is the one meant
-    TellParent | a closed child                            | records the child's end, if the parent still waits for it
+    message      | who sends it                              | what it does there
+    -------------+-------------------------------------------+------------------------------------------------------------
+    SignalRun    | a SignalExternalWorkflowExecution command | writes the signal
+    CancelRun    | a RequestCancelExternal... command        | writes the cancel request
+    StartChild   | a parent, until the child is started      | starts it, or finds it by its request id; answers its run id
+    EndChild     | a closed parent, by its close policy      | cancels or terminates the child, if it is the one meant
+    TellParent   | a closed child                            | records the child's end, if the parent still waits for it
+    EndOperation | the handler of a Nexus operation          | records how it ended, if the caller still waits for it
 
 Every one may be repeated: the other side knows its request id, or sees that it has been done.
 """
@@ -17,17 +18,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import ParentClosePolicy
+from temporalio.api.common.v1 import Link, Payload, WorkflowExecution
+from temporalio.api.enums.v1 import EventType, ParentClosePolicy
+from temporalio.api.failure.v1 import Failure
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionSignaledEventAttributes
 from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
 
 from cluster.core.errors import not_found
 from cluster.core.events import parse_event
-from cluster.core.machines import child, lifecycle
+from cluster.core.machines import child, lifecycle, nexus_results
 from cluster.core.state import ParentLink
 from cluster.core.transition import Transition
 from cluster.history.api.start_workflow_execution import start_or_find
+from cluster.history.run import Run
 from cluster.history.shard import Shard
 
 if TYPE_CHECKING:
@@ -100,7 +103,26 @@ class TellParent(msgspec.Struct, frozen=True, kw_only=True, tag="tell-parent"):
         return self.parent.workflow_id
 
 
-BetweenRuns = SignalRun | CancelRun | EndChild | StartChild | TellParent
+class EndOperation(msgspec.Struct, frozen=True, kw_only=True, tag="end-operation"):
+    """A Nexus operation of this run has ended: the fields are those of its token, and of what its handler called back with.
+
+    state: succeeded, failed or canceled. started_at: ns since the epoch, 0 = not said. links, result, failure: encoded messages.
+    """
+
+    namespace_id: str
+    workflow_id: str
+    run_id: str
+    scheduled_event_id: int
+    request_id: str
+    state: str
+    token: str = ""
+    started_at: int = 0
+    links: list[bytes] = []
+    result: bytes | None = None
+    failure: bytes = b""
+
+
+BetweenRuns = SignalRun | CancelRun | EndChild | StartChild | TellParent | EndOperation
 
 
 async def perform(service: HistoryService, shard: Shard, message: BetweenRuns) -> str:
@@ -113,6 +135,8 @@ async def perform(service: HistoryService, shard: Shard, message: BetweenRuns) -
         await _end_child(service, shard, message)
     elif isinstance(message, TellParent):
         await _tell_parent(shard, message)
+    elif isinstance(message, EndOperation):
+        await _end_operation(service, shard, message)
     else:
         return await _start_child(service, shard, message)
     return ""
@@ -202,3 +226,44 @@ async def _tell_parent(shard: Shard, message: TellParent) -> None:
     t = shard.begin(run)
     child.record_ended(t, initiated, execution, HistoryEvent.FromString(message.close))
     await shard.commit((run, t))
+
+
+async def _end_operation(service: HistoryService, shard: Shard, message: EndOperation) -> None:
+    """Raises NOT_FOUND in the public server's words when nobody waits. One that has ended before is no error: whoever did not
+    hear that it was told tells it again."""
+    service.namespaces.by_id(message.namespace_id)
+    run = await shard.find(message.namespace_id, message.workflow_id, message.run_id)
+    while not run.state.is_open and run.state.reset_run_id:  # its operations are those of the run that goes on in its place
+        run = await shard.find(message.namespace_id, message.workflow_id, run.state.reset_run_id)
+    if await _has_ended(shard, run, message):
+        await shard.durable(run)
+        return
+    if not run.state.is_open:
+        raise not_found(lifecycle.ALREADY_COMPLETED)
+    t = shard.begin(run)
+    is_taken = nexus_results.record_callback(
+        t,
+        message.scheduled_event_id,
+        message.request_id,
+        token=message.token,
+        started_at=message.started_at,
+        links=[Link.FromString(link) for link in message.links],
+        result=Payload.FromString(message.result) if message.result is not None else None,
+        failure=None if message.state == "succeeded" else Failure.FromString(message.failure),
+        is_canceled=message.state == "canceled",
+    )
+    if not is_taken:
+        raise not_found(f"stale reference: state machine not found: nexusoperations.Operation:{message.scheduled_event_id}")
+    await shard.commit((run, t))
+
+
+async def _has_ended(shard: Shard, run: Run, message: EndOperation) -> bool:
+    """Whether the operation was of this run and is over."""
+    event_id = message.scheduled_event_id
+    if event_id in run.state.operations or not 0 < event_id < run.state.next_event_id:
+        return False
+    event = parse_event((await shard.events(run, event_id, event_id))[0])
+    is_operation = event.event_type == EventType.EVENT_TYPE_NEXUS_OPERATION_SCHEDULED
+    shard.require_open()
+    is_over = event_id not in run.state.operations
+    return is_over and is_operation and event.nexus_operation_scheduled_event_attributes.request_id == message.request_id

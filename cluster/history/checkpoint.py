@@ -76,6 +76,11 @@ class Checkpointer:
         async with self.lock:  # the cut of one must not overtake the rows of another
             await self._write()
 
+    async def write_runs(self, keys: list[RunKey]) -> None:
+        """Writes these, of those that are dirty. Raises StoreError, UNAVAILABLE."""
+        async with self.lock:
+            await self._write_slice(keys)
+
     async def _write(self) -> None:
         shard = self._shard
         journal = shard.journal

@@ -7,7 +7,7 @@ and the answer is an entry of this run, so a crash at any point costs a repetiti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("history")
 
+# Carries an effect out once, and records what came of it. Raises CallerError, NotHere: it will be asked again.
+Deliver = Callable[[Shard, Run, Any], Awaitable[None]]
+
 _PASSING = (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED)  # what a moving shard or a full node answers
 BACKOFF_S_FIRST = 0.05
 BACKOFF_S_MAX = 10.0
@@ -57,13 +60,17 @@ class Deliveries:
 
     def __init__(self, service: HistoryService) -> None:
         self._service = service
-        self._table: dict[type, Callable[[Shard, Run, Any], Awaitable[None]]] = {
+        self._table: dict[type, Deliver] = {
             StartChild: self._start_child,
             SignalExternal: self._signal,
             CancelExternal: self._cancel,
             TellParent: self._tell_parent,
             ApplyClosePolicy: self._apply_close_policy,
         }
+
+    def extend(self, table: Mapping[type, Deliver]) -> None:
+        """Effects that another part carries out (cluster/nexus)."""
+        self._table.update(table)
 
     async def deliver(self, shard: Shard, run: Run, effect: Effect) -> None:
         """Until it is done, or no longer wanted, or the shard has moved."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.core.branches import head_of
 from cluster.core.entry import Base, Entry, Note, encode_entry
@@ -11,8 +11,10 @@ from cluster.core.events import join_framed
 from cluster.core.state import RunState
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
-from cluster.history.shard import Shard
 from cluster.stores.base import HistoryBlob, RunKey, StoreError
+
+if TYPE_CHECKING:
+    from cluster.history.shard import Shard
 
 
 class Change(NamedTuple):
@@ -57,8 +59,6 @@ def append(shard: Shard, *changes: Change) -> asyncio.Future[None]:
         shard.touched.setdefault(position, {})[run] = state
         if (current := shard.current_runs.claims(run)) is not None:
             shard.mark_dirty(current)  # the store's pointer follows its row
-        if state.is_deleted:
-            shard.current_runs.leaves(run)
     shard.checkpointer.request()
     return shard.journal.durable(position)
 

@@ -98,6 +98,8 @@ class Replay:
             run = Run(key, state, is_current=False, position=0, stored_event_id=0)
             shard.runs[key] = run
         if position <= run.position and run.position == run.row_position:
+            if _begins_run(entry) and not self._is_foreign(entry) and not run.state.is_deleted:
+                shard.current_runs.begins(run)  # behind the runs that began before it
             return  # the row contains it
         is_first = run.state.next_event_id == 1
         try:
@@ -119,8 +121,6 @@ class Replay:
                 shard.mark_dirty(current)
         elif is_first:
             shard.current_runs.begins(run)
-        if state.is_deleted:
-            shard.current_runs.leaves(run)
 
     def _is_foreign(self, entry: Entry) -> bool:
         """Whether another region wrote it. What it is to the workflow id is then not said by the order in which it came."""

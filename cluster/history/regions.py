@@ -14,8 +14,12 @@ from cluster.core.state import RunState
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.regions import is_active_here
 
+RunName = tuple[str, str, str]
+
 
 class Regions(Protocol):
+    hidden: set[RunName]  # open runs whose workflow id another run has: they do nothing until the active region ends them
+
     def is_active(self, namespace_id: str) -> bool: ...
 
     def is_replicated(self, namespace_id: str) -> bool:
@@ -30,9 +34,16 @@ class Regions(Protocol):
         """Whether this region is the one that may write under that version."""
         ...
 
+    def adopts_activities(self, namespace_id: str) -> bool:
+        """Whether an activity's result that only a losing branch has counts where the winner still waits for it."""
+        ...
+
 
 class OneRegion:
     """There is no other region."""
+
+    def __init__(self) -> None:
+        self.hidden: set[RunName] = set()
 
     def is_active(self, namespace_id: str) -> bool:
         return True
@@ -46,6 +57,9 @@ class OneRegion:
     def is_ours(self, version: int) -> bool:
         return True
 
+    def adopts_activities(self, namespace_id: str) -> bool:
+        return False
+
 
 def written_version(state: RunState) -> int:
     """The failover version of the run's last transition."""
@@ -53,8 +67,17 @@ def written_version(state: RunState) -> int:
 
 
 def acts_for(regions: Regions, state: RunState) -> bool:
-    """Whether this region writes the run and does what it owes. Not where another has written it under a higher version: then the
-    namespace has moved there, and this region has not heard of it yet."""
+    """Whether this region does what the run owes, and waits for its timers."""
+    return may_write(regions, state) and not (state.is_open and regions.hidden and run_name(state) in regions.hidden)
+
+
+def run_name(state: RunState) -> RunName:
+    return state.namespace_id, state.workflow_id, state.run_id
+
+
+def may_write(regions: Regions, state: RunState) -> bool:
+    """Whether this region writes the run. Not where another has written it under a higher version: then the namespace has moved
+    there, and this region has not heard of it yet."""
     return regions.is_active(state.namespace_id) and written_version(state) <= regions.version(state.namespace_id)
 
 
@@ -62,11 +85,15 @@ class ById(Protocol):
     def by_id(self, id: str) -> NamespaceRecord: ...
 
 
+ADOPTS_ACTIVITIES = "outlast.adopt-activities"  # in the data of a namespace: "true"
+
+
 class RegionsOfRecords:
     """As the records of the namespaces say. A namespace that is gone is treated as one of this region alone."""
 
     def __init__(self, namespaces: ById, cluster: str, initial_version: int) -> None:
         self._namespaces, self._cluster, self._initial_version = namespaces, cluster, initial_version
+        self.hidden: set[RunName] = set()
 
     def is_active(self, namespace_id: str) -> bool:
         record = self._global(namespace_id)
@@ -82,6 +109,10 @@ class RegionsOfRecords:
 
     def is_ours(self, version: int) -> bool:
         return version == NOT_REPLICATED or owner_of(version) == self._initial_version
+
+    def adopts_activities(self, namespace_id: str) -> bool:
+        record = self._global(namespace_id)
+        return record is not None and record.data.get(ADOPTS_ACTIVITIES) == "true"
 
     def _global(self, namespace_id: str) -> NamespaceRecord | None:
         try:

@@ -9,7 +9,6 @@ A tombstone outlives its run until every peer has it: without it, a region that 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,26 +16,28 @@ import structlog
 
 from cluster.core.branches import Head, contains, head_of, rank
 from cluster.core.errors import CallerError
-from cluster.core.ledger import LedgerLine
 from cluster.core.merge import RunClaim, claim_of
 from cluster.core.state import RunState
+from cluster.history.current_runs import Buried, Name, lesser_claim, name_of
+from cluster.history.inboxes import Inboxes
+from cluster.history.loss_rows import LossRows
+from cluster.history.noted_runs import NotedRuns, digest_of
+from cluster.history.regions import may_write, run_name
 from cluster.history.run import Run
+from cluster.history.salvaging import Poison, end_the_loser
 from cluster.stores.base import RunKey, Store, StoreError, StoreUnavailable
 
 if TYPE_CHECKING:
+    from cluster.core.ledger import LedgerLine
     from cluster.history.shard import Shard
 
 log = structlog.get_logger("history")
 
 BRANCHES_KIND = "replication-branches"
 TOMBSTONES_KIND = "replication-tombstones"
+HIDDEN_KIND = "replication-hidden"
 TOMBSTONE_AGE_NS_MIN = 86_400 * 1_000_000_000  # a message that was sent before the deletion has arrived by then, or never will
 UNKNOWN_REASON = "deleted"  # of a deletion that was found in a row, after a restart
-
-
-def digest_of(key: RunKey) -> str:
-    """A run's name as the id of a metadata row, which must be short."""
-    return hashlib.blake2b(f"{key.namespace_id}\0{key.workflow_id}\0{key.run_id}".encode(), digest_size=16).hexdigest()
 
 
 class KeptBranch(msgspec.Struct, frozen=True, array_like=True):
@@ -46,7 +47,6 @@ class KeptBranch(msgspec.Struct, frozen=True, array_like=True):
     head: Head
     events_from: int
     state: bytes = b""
-    ledger: list[LedgerLine] = []
 
 
 class BranchList(msgspec.Struct, frozen=True):
@@ -72,7 +72,11 @@ class Replicas:
         self._store: Store = shard.store
         self._branches: dict[RunKey, tuple[int, list[KeptBranch]]] = {}
         self._tombstones: dict[RunKey, tuple[int, Tombstone]] = {}
+        self._dead_of: dict[Name, set[RunKey]] = {}  # by workflow id
         self._writing: set[RunKey] = set()
+        self.losses = LossRows(shard)
+        self.inboxes = Inboxes(shard, self.losses)
+        self.hidden = NotedRuns(shard.store, f"{HIDDEN_KIND}/{shard.id}")  # open runs that lost their workflow id
         self.expired: set[RunKey] = set()  # deleted by their retention: no other region needs to hear of it
 
     async def load(self) -> None:
@@ -82,13 +86,51 @@ class Replicas:
             self._branches[listed.key] = row.version, listed.branches
         for row in await self._store.metadata_list(self._kind(TOMBSTONES_KIND)):
             found = msgspec.msgpack.decode(row.data, type=Tombstone)
-            self._tombstones[found.key] = row.version, found
+            self._remember(row.version, found)
+        await self.inboxes.holders.load()
+        await self.hidden.load()
+        current_runs = self._shard.current_runs
+        current_runs.on_vacant, current_runs.on_begin, current_runs.on_beaten = self._vacant, self._begun, self._beaten
+        current_runs.find = self._shard.runs.get
+
+    def _vacant(self, deleted: Run) -> None:
+        """The store's pointer shall follow: nobody has this run's place."""
+        self._shard.mark_dirty(deleted)
+        if self._shard.is_open:
+            self._shard.checkpointer.request()
+
+    def _remember(self, version: int, tombstone: Tombstone) -> None:
+        self._tombstones[tombstone.key] = version, tombstone
+        self._dead_of.setdefault(name_of(tombstone.key), set()).add(tombstone.key)
 
     def _kind(self, kind: str) -> str:
         return f"{kind}/{self._shard.id}"
 
+    def _begun(self, run: Run) -> None:
+        self._shard.regions.hidden.discard(run_name(run.state))
+        name = name_of(run.key)
+        if self._shard.is_open and self.inboxes.holders.of(name):
+            self._shard.spawn(self._deliver([name]), f"inbox-{self._shard.id}")
+
+    async def _deliver(self, names: list[Name]) -> None:
+        for name in names:
+            try:
+                await self.inboxes.deliver(name)
+            except (CallerError, StoreError) as error:  # looked at again with the tombstones
+                log.info("an inbox is not given away yet", workflow_id=name[1], error=str(error))
+
+    def _beaten(self, run: Run) -> None:
+        """It does nothing from now on."""
+        self._shard.regions.hidden.add(run_name(run.state))
+        if self._shard.is_open and self._shard.is_durable(run):  # else its commit settles it
+            self._shard.settle(run, run.state)
+
+    # --- runs that lost their workflow id -------------------------------------------------------------------------------
+
     def claim_later(self, run: Run) -> None:
-        """An open run that is not current has gone on: it may have the better claim now, as the other regions will see."""
+        """An open run that is not current has gone on: it may have the better claim now, as the other regions will see. If not,
+        it is ended by the active region, and until then it does nothing."""
+        self._shard.regions.hidden.add(run_name(run.state))
         self._shard.spawn(self._claim(run), f"claim-{self._shard.id}")
 
     async def _claim(self, run: Run) -> None:
@@ -103,6 +145,41 @@ class Replicas:
         if (became := shard.current_runs.claims(run)) is not None:
             shard.mark_dirty(became)
             shard.checkpointer.request()
+            if shard.is_durable(became):
+                shard.settle(became, became.state)
+        if became is not run:
+            await self._end_hidden(run)
+
+    async def _end_hidden(self, run: Run) -> None:
+        try:
+            await self.end_or_note(run)
+        except Poison as error:
+            log.error("a run that lost its workflow id cannot be ended", run=run.key, reason=error.reason)
+        except (CallerError, StoreError) as error:  # looked at again with the tombstones
+            log.info("a run that lost its workflow id is not ended yet", run=run.key, error=str(error))
+
+    async def end_or_note(self, run: Run) -> list[LedgerLine]:
+        """An open run that is not current: ended here if this region is active, else noted for when it will be. Returns the
+        ledger's lines. Raises Poison, CallerError, StoreError."""
+        if not run.state.is_open or run.is_current or run.is_evicted or run.state.is_deleted:
+            return []
+        if may_write(self._shard.regions, run.state):
+            ledger = await end_the_loser(self._shard, run)
+            if run.state.closed_at:
+                await self.hidden.forget(run.key)
+                self._shard.regions.hidden.discard(run_name(run.state))
+            return ledger
+        await self.hidden.note(run.key)
+        return []
+
+    async def end_all_hidden(self, names: list[Name]) -> None:
+        """Raises CallerError, StoreError."""
+        for key in [key for name in names for key in self.hidden.of(name)]:
+            run = await self._shard.run(key)
+            if run is None or not run.state.is_open or run.is_current:
+                await self.hidden.forget(key)
+            elif may_write(self._shard.regions, run.state):
+                await self._end_hidden(run)
 
     # --- branches -------------------------------------------------------------------------------------------------------
 
@@ -156,14 +233,10 @@ class Replicas:
     def is_dead(self, key: RunKey) -> bool:
         return key in self._tombstones
 
-    def buried(self, namespace_id: str, workflow_id: str) -> RunClaim | None:
-        """The best claim of a deleted run of this workflow id."""
-        claims = [
-            one.claim
-            for key, (_, one) in self._tombstones.items()
-            if (key.namespace_id, key.workflow_id) == (namespace_id, workflow_id) and one.claim is not None
-        ]
-        return max(claims, default=None)
+    def buried(self, namespace_id: str, workflow_id: str) -> list[Buried]:
+        """The deleted runs of this workflow id, and their claims."""
+        tombstones = [self._tombstones[key][1] for key in self._dead_of.get((namespace_id, workflow_id), ())]
+        return [Buried(one.key, one.claim) for one in tombstones if one.claim is not None]
 
     def claim_of_dead(self, key: RunKey) -> RunClaim | None:
         found = self._tombstones.get(key)
@@ -182,6 +255,7 @@ class Replicas:
     async def bury(self, key: RunKey, reason: str, position: int, claim: RunClaim | None) -> None:
         """Durable at return. Raises StoreError."""
         if key in self._tombstones:
+            await self._merge_claim(key, claim)
             return
         tombstone = Tombstone(key, reason, position, self._shard.clock.now_ns(), claim)
         version = await self._store.metadata_put(
@@ -192,7 +266,23 @@ class Replicas:
             if row is None:
                 raise StoreUnavailable(f"the tombstone of {key} comes and goes")
             version, tombstone = row.version, msgspec.msgpack.decode(row.data, type=Tombstone)
-        self._tombstones[key] = version, tombstone
+        self._remember(version, tombstone)
+
+    async def _merge_claim(self, key: RunKey, claim: RunClaim | None) -> None:
+        version, found = self._tombstones[key]
+        merged = lesser_claim(found.claim, claim)
+        if merged == found.claim:
+            return
+        tombstone = msgspec.structs.replace(found, claim=merged)
+        written = await self._store.metadata_put(
+            self._kind(TOMBSTONES_KIND), digest_of(key), msgspec.msgpack.encode(tombstone), version
+        )
+        if written is None:  # an earlier write that seemed to fail
+            raise StoreUnavailable(f"the tombstone of {key} is not what it was")
+        self._remember(written, tombstone)
+        if (became := self._shard.current_runs.contend_again(name_of(key))) is not None:
+            self._shard.mark_dirty(became)
+            self._shard.checkpointer.request()
 
     async def _bury_later(self, key: RunKey, position: int, claim: RunClaim) -> None:
         try:
@@ -206,8 +296,19 @@ class Replicas:
         """Those of positions behind this one."""
         return sorted((one for _, one in self._tombstones.values() if one.position > after), key=lambda one: one.position)
 
+    async def look_again(self) -> None:
+        """At what could not be done when it came up. Raises CallerError, StoreError."""
+        await self.end_all_hidden(self.hidden.names())
+        for name in self.inboxes.holders.names():
+            await self.inboxes.deliver(name)
+        await self.losses.forget_old()
+
     async def forget_passed(self, position: int) -> None:
         """Drops the tombstones that every peer has had for long enough. Raises StoreError."""
+        try:
+            await self.look_again()
+        except CallerError as error:
+            log.info("what waits for a region's turn waits on", shard=self._shard.id, error=str(error))
         old = self._shard.clock.now_ns() - TOMBSTONE_AGE_NS_MIN
         passed = [
             (key, version) for key, (version, one) in self._tombstones.items() if one.position <= position and one.at <= old
@@ -215,3 +316,6 @@ class Replicas:
         for key, version in passed:
             await self._store.metadata_delete(self._kind(TOMBSTONES_KIND), digest_of(key), version)
             del self._tombstones[key]
+            self._dead_of[name_of(key)].discard(key)
+            if not self._dead_of[name_of(key)]:
+                del self._dead_of[name_of(key)]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from cluster.core.apply import apply_entry, new_state
 from cluster.core.branches import NOTHING, Head, contains, head_of
-from cluster.core.entry import CloseNote, DeletedNote, Entry, decode_entry
+from cluster.core.entry import DeletedNote, Entry, decode_entry
 from cluster.core.errors import CallerError, Code
 from cluster.core.ledger import LedgerLine
 from cluster.core.machines import lifecycle
@@ -30,8 +30,9 @@ from cluster.core.state import RunState, checksum
 from cluster.history.current_runs import name_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, note_as_entry, state_as_entry, store_events
 from cluster.history.forks import Poison, arrived, keep_loser, replace_branch
+from cluster.history.inboxes import has_waiting
 from cluster.history.journal import shard_is_moving
-from cluster.history.regions import acts_for
+from cluster.history.regions import may_write
 from cluster.history.run import Run
 from cluster.history.run_delta import LosingBranch, RunDelta, needs_snapshot
 from cluster.history.shard import Shard
@@ -92,7 +93,7 @@ async def _judge(shard: Shard, run: Run | None, delta: RunDelta) -> Applied | Wa
         return await taken
     assert run is not None, "nothing cannot fork"
     if verdict.wins is Side.THEIRS:
-        ledger = await replace_branch(shard, run, delta, verdict.event, verdict.transition)
+        ledger = await replace_branch(shard, run, delta, verdict.event)
         return None if ledger is None else await _rest(shard, run, delta, ledger)
     loser = LosingBranch(delta.head, delta.state, delta.events_from, delta.events)
     return await _rest(shard, run, delta, await keep_loser(shard, run, loser))
@@ -116,7 +117,7 @@ async def _rest(shard: Shard, run: Run | None, delta: RunDelta, ledger: list[Led
     if run is not None and not run.state.is_deleted:
         for loser in delta.losers:
             ledger = ledger + await keep_loser(shard, run, loser)
-        await _end_the_losing_run(shard, run)
+        ledger = ledger + await _look_at_others(shard, run)
     if delta.successor is not None:
         outcome = await replicate(shard, delta.successor)
         if isinstance(outcome, Wanted):
@@ -173,7 +174,10 @@ def _extended(run: Run | None, key: RunKey, delta: RunDelta, skip: int) -> Chang
 async def _take_state(shard: Shard, run: Run | None, delta: RunDelta) -> Applied | Wanted | None:
     theirs = arrived(delta.key, delta.head, delta.state, delta.events_from, delta.events, delta.checksum)
     if run is not None:
+        judged = run.state
         async with shard.checkpointer.lock:  # a checkpoint that is under way would write less of the same events over these
+            if not is_as_it_was(shard, run, delta.key, judged):  # it went on while this waited
+                return None
             done = await _append_state(shard, run, delta.key, theirs.state, theirs.encoded, theirs.events_after)
     elif not theirs.state.is_open and 0 < shard.wake_of(theirs.state) <= shard.clock.now_ns():
         return await _rest(shard, None, delta, [])  # its retention is over: it would be removed at once
@@ -206,14 +210,25 @@ async def _append_state(
 async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
     """Deleted is deleted, whatever has happened to the run since: it comes back in no region."""
     assert shard.replicas is not None
+    name = name_of(delta.key)
     if run is None:
         await shard.replicas.bury(delta.key, delta.tombstone, shard.journal.last_position, delta.claim)
+        await shard.current(*name)
+        shard.current_runs.make_place(name)
+        current = shard.current_runs.get(name)
+        if current is not None and current.state.is_deleted and current.is_dirty:
+            await shard.checkpointer.write_runs([current.key])  # no entry of the journal says that nobody is current
         return Applied()
     if run.state.is_deleted:
         await shard.durable(run)
+        await shard.replicas.bury(delta.key, delta.tombstone, run.position, delta.claim or claim_of(run.state))
         return Applied()
+    # First, so that the claim is the one of who deleted it: ending it here would raise it, and what began later would lose.
+    await shard.replicas.bury(delta.key, delta.tombstone, run.position, delta.claim or claim_of(run.state))
+    if run.is_evicted or run.state.is_deleted:
+        return await _bury(shard, await at_hand(shard, delta.key), delta)
     note = DeletedNote(delta.tombstone)
-    if acts_for(shard.regions, run.state):
+    if may_write(shard.regions, run.state):
         t = shard.begin(run)
         if run.state.is_open:
             lifecycle.terminate(t, reason="Delete workflow execution", details=None, identity=IDENTITY)
@@ -222,20 +237,17 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
     else:
         entry, data = note_as_entry(shard, run, note)
         await append(shard, Change(run.key, run, apply_entry(run.state.fork(), entry), [(entry, data)]))
-    await shard.replicas.bury(delta.key, delta.tombstone, run.position, claim_of(run.state))
+    shard.current_runs.make_place(name)
     return Applied()
 
 
-async def _end_the_losing_run(shard: Shard, run: Run) -> None:
-    """Of two open runs of one workflow id the active region ends the one that is not current."""
-    name = name_of(run.key)
-    current = await shard.current(*name)
-    beaten = shard.current_runs.beaten.pop(name, None) if current is run else run
-    if current is None or beaten is None or beaten is current:
-        return
-    if current.state.is_open and beaten.state.is_open and not beaten.is_evicted and acts_for(shard.regions, beaten.state):
-        t = shard.begin(beaten)
-        reason = f"Another region began run {current.key.run_id} of this workflow, which is the current one."
-        lifecycle.terminate(t, reason=reason, details=None, identity=IDENTITY)
-        t.note(CloseNote(t.state.parent_told, current.key.run_id))  # another run has taken its place
-        await shard.commit((beaten, t))
+async def _look_at_others(shard: Shard, run: Run) -> list[LedgerLine]:
+    """The run may have lost its workflow id, or taken it from one that is open; it may hold what a later run is to be given."""
+    assert shard.replicas is not None
+    if has_waiting(run.state):
+        await shard.replicas.inboxes.holders.note(run.key)
+        await shard.replicas.inboxes.deliver(name_of(run.key))
+    ledger: list[LedgerLine] = []
+    for one in shard.current_runs.losers(name_of(run.key)):
+        ledger += await shard.replicas.end_or_note(one)
+    return ledger

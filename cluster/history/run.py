@@ -27,6 +27,7 @@ class Run:
         "is_dirty",
         "is_evicted",
         "is_pointed_to",
+        "is_stand_in",
         "key",
         "position",
         "queries",
@@ -51,6 +52,7 @@ class Run:
         self.row_position = 0  # position of the row that the store has; 0 = none that this process knows of
         self.tail: list[bytes] = []
         self.is_pointed_to = False  # a row that was stored has moved the store's pointer of the current run to this one
+        self.is_stand_in = False  # made for a deleted run that is not in memory (current_runs.py)
         self.is_dirty = False
         self.is_evicted = False
         self.wake_at = 0  # what the wake-up heap knows
@@ -126,7 +128,8 @@ def run_of(row: Snapshot) -> Run:
 
 def feed_signature(state: RunState) -> tuple[Any, ...]:
     """What the visibility row shows; when it changes, the row is written again."""
-    return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted)
+    end = (state.closed_at, 0 if state.is_open else state.next_event_id)  # another branch of the run may have ended otherwise
+    return (state.status, state.search_attributes, state.memo, state.first_task_at, state.task_queue, state.is_deleted, end)
 
 
 LONG_POLL_TAIL_S = 1.0  # a long poll is answered this long before its caller's deadline

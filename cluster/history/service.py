@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -31,7 +31,8 @@ from cluster.frontend.call import Call
 from cluster.history import between_runs, polls
 from cluster.history.api import VERBS
 from cluster.history.between_runs import BetweenRuns
-from cluster.history.deliveries import Deliveries
+from cluster.history.deliveries import Deliver, Deliveries
+from cluster.history.endpoints import Endpoints, no_endpoints
 from cluster.history.forks import salvage_kept
 from cluster.history.journal import ShardIsMoving, shard_is_moving
 from cluster.history.outstanding import Outstanding
@@ -41,6 +42,7 @@ from cluster.history.regions import OneRegion, Regions, acts_for, written_versio
 from cluster.history.run import Run
 from cluster.history.run_delta import RETENTION
 from cluster.history.shard import Shard
+from cluster.history.takeover import take_over
 from cluster.history.visibility_feed import VisibilityFeed
 from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
 from cluster.namespaces.record import NamespaceRecord
@@ -79,8 +81,9 @@ class HistoryService:
         limits: Limits | None = None,
         check_search_attributes: Callable[[NamespaceRecord, Any], None] | None = None,
         regions: Regions | None = None,
+        endpoints: Endpoints = no_endpoints,
     ) -> None:
-        """regions: None = there is no other."""
+        """regions: None = there is no other. endpoints: by which Nexus operations may be called."""
         self.store = store
         self.clock = clock
         self.ids = ids
@@ -92,6 +95,7 @@ class HistoryService:
         self.shards_count = shards_count
         self._config = config or ShardConfig()
         self._check_search_attributes = check_search_attributes
+        self._endpoints = endpoints
         self._regions = regions
         self.regions: Regions = regions or OneRegion()
         self.on_shard: Callable[[Shard], None] = lambda shard: None  # told of each shard before it opens
@@ -158,6 +162,7 @@ class HistoryService:
             self.feed.is_fed,
             self.ownership.failed,
             self._regions,
+            self._endpoints,
         )
         shard.on_wake = self._on_wake
         self.on_shard(shard)
@@ -167,6 +172,10 @@ class HistoryService:
         """It has left memory: whoever opens it next offers and writes anew what is still owed."""
         self.feed.forget_shard(shard)
         self.outstanding.forget_shard(shard.id)
+
+    def extend_deliveries(self, table: Mapping[type, Deliver]) -> None:
+        """Before the start: effects that another part carries out."""
+        self._deliveries.extend(table)
 
     # --- calls --------------------------------------------------------------------------------------------------------
 
@@ -265,6 +274,7 @@ class HistoryService:
             run = await shard.run(RunKey(hint.queue.namespace_id, hint.workflow_id, hint.run_id))
             if run is None:
                 raise TaskGone
+            take_over(shard, run)
             return await start(shard, run, hint, poll, self.tokens)
         except TaskGone:
             await self.ownership.confirm_lately(shard)
@@ -291,6 +301,8 @@ class HistoryService:
         task = run.state.task
         if not shard.is_open or run.is_evicted or task is None or task.is_started or not task.is_sticky:
             return
+        if not acts_for(self.regions, run.state):
+            return  # the region that does sees to it
         t = shard.begin(run)
         workflow_task.fall_back_to_normal_queue(t)
         self._ignore(shard.commit((run, t)))
@@ -332,9 +344,9 @@ class HistoryService:
             return
         successors: list[Transition] = []
         try:
-            if state.is_open and is_active:
+            if is_active:
                 successors = decide_due(t)
-            elif not state.is_open and shard.wake_of(state) <= t.now and not run.active:
+            if t.is_empty and not state.is_open and shard.ends_at(state) <= t.now and not run.active:
                 t.note(DeletedNote(RETENTION))
                 if shard.replicas is not None:
                     shard.replicas.expired.add(run.key)

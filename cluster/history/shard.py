@@ -8,34 +8,35 @@ append fails or its outcome is unknown, the shard is dropped whole; a new one ta
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import structlog
 
 from cluster.config import Limits, ShardConfig
 from cluster.core.due import wake_at
 from cluster.core.effects import effects
-from cluster.core.entry import Entry, encode_entry
+from cluster.core.entry import DeletedNote, Entry, encode_entry
 from cluster.core.errors import CallerError, unavailable
 from cluster.core.machines import history_limits, lifecycle
 from cluster.core.state import RunState
 from cluster.core.transition import Context, Transition
 from cluster.history.checkpoint import Checkpointer
-from cluster.history.current_runs import CurrentRuns, name_of, nobody
-from cluster.history.events import data_loss, read_events, verify
+from cluster.history.current_runs import CurrentRuns, nobody
+from cluster.history.endpoints import Endpoints, no_endpoints
+from cluster.history.events import data_loss, read_events
 from cluster.history.journal import Group, Journal, shard_is_moving
+from cluster.history.loads import Loads
 from cluster.history.recovery import Replay
 from cluster.history.regions import OneRegion, Regions, acts_for, written_version
 from cluster.history.replicas import Replicas
 from cluster.history.run import Run, feed_signature, run_of
 from cluster.history.sweep import Sweep
+from cluster.history.takeover import take_over
 from cluster.seams import Clock, Ids, Spawn
-from cluster.stores.base import CorruptRecord, Lease, LeaseLost, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
+from cluster.stores.base import Lease, LeaseLost, RunKey, ShardId, Snapshot, Store, StoreError, StoreUnavailable
 
 log = structlog.get_logger("history")
-
-LOADED_RUNS_MAX = 1_000  # above twice the idle bound, reading alone makes runs leave memory
 
 
 class Shard:
@@ -56,6 +57,7 @@ class Shard:
         is_fed: Callable[[Run], bool],
         on_failed: Callable[[Shard], None],
         regions: Regions | None = None,
+        endpoints: Endpoints = no_endpoints,
     ) -> None:
         self.id = id
         self.store = store
@@ -76,17 +78,18 @@ class Shard:
         self.regions: Regions = regions or OneRegion()
         self.replicas = Replicas(self) if regions is not None else None
         self.current_runs = CurrentRuns(self.replicas.buried if self.replicas is not None else nobody)
-        self._loads: dict[Any, asyncio.Future[Run | None]] = {}
         self.touched: dict[int, dict[Run, RunState]] = {}  # by position of the group: the last state of each run in it
         self._namespace_name = namespace_name
         self._retention_ns = retention_ns
         self._after_commit = after_commit
+        self._endpoints = endpoints
         self._on_failed = on_failed
         self.on_wake: Callable[[Shard, Run], None] = lambda shard, run: None
         # Of each durable group: its position, its encoded entries, the last state of each run in it. None: nobody ships them.
         self.on_durable_entries: Callable[[Shard, int, list[bytes], dict[Run, RunState]], None] | None = None
         self.checkpointer = Checkpointer(self)
         self._sweep = Sweep(self)
+        self._loads = Loads(self)
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -146,8 +149,8 @@ class Shard:
         """The run, from memory or its row. Raises CallerError."""
         run = self.runs.get(key)
         if run is None:
-            self._refuse_set_aside(key)
-            run = await self._load_once(key, lambda: self.store.load(self.id, key))
+            self.refuse_set_aside(key)
+            run = await self._loads.once(key, lambda: self.store.load(self.id, key))
             run = self.runs.get(key, run)
         return None if run is None or run.state.is_deleted else run
 
@@ -156,7 +159,7 @@ class Shard:
         name = (namespace_id, workflow_id)
         run = self.current_runs.get(name)
         if run is None:
-            run = await self._load_once(name, lambda: self.store.current_run(self.id, namespace_id, workflow_id))
+            run = await self._loads.once(name, lambda: self.store.current_run(self.id, namespace_id, workflow_id))
             run = self.current_runs.get(name) or run
         return None if run is None or run.state.is_deleted else run
 
@@ -168,55 +171,11 @@ class Shard:
             run = await self.current(namespace_id, workflow_id)
         if run is None:
             raise lifecycle.unknown_run(workflow_id, run_id)
+        take_over(self, run)
         run.used_at = asyncio.get_running_loop().time()
         return run
 
-    async def _load_once(self, what: Any, load: Callable[[], Any]) -> Run | None:
-        self.require_open()
-        loading = self._loads.get(what)
-        if loading is None:
-            loading = asyncio.ensure_future(self._load(load))
-            self._loads[what] = loading
-            loading.add_done_callback(lambda done: self._loads.pop(what, None))
-            loading.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may be that nobody waits any more
-        run = await asyncio.shield(loading)
-        self.require_open()
-        return run
-
-    async def _load(self, load: Callable[[], Any]) -> Run | None:
-        while True:
-            left_count = self.left_count
-            try:
-                row: Snapshot | None = await load()
-            except CorruptRecord as error:
-                raise data_loss("state", str(error)) from error
-            except StoreError as error:
-                raise shard_is_moving() from error
-            self.require_open()
-            run = self.runs.get(row.key) if row is not None else None
-            if run is not None or left_count == self.left_count:
-                break  # else a run left memory during the read, which may have been older than its row
-        if row is None:
-            return None
-        if run is None:
-            self._refuse_set_aside(row.key)
-            try:
-                run = self.admit(row)
-            except CorruptRecord as error:
-                raise data_loss("state", str(error)) from error
-            except LeaseLost as error:
-                self.fail(error)
-                raise shard_is_moving() from error
-            self.settle(run, run.state)
-            if self.ids.jitter() < self.config.verified_loads_share:
-                self.spawn(verify(self.store, self.id, run), f"verify-{self.id}")
-            if len(self.runs) > 2 * self.config.idle_runs_in_memory_max + LOADED_RUNS_MAX:
-                self.evict_idle(run)
-        elif row.is_current and self.current_runs.get(name_of(row.key)) is None:
-            self.current_runs.begins(run)
-        return run
-
-    def _refuse_set_aside(self, key: RunKey) -> None:
+    def refuse_set_aside(self, key: RunKey) -> None:
         if (reason := self.set_aside_runs.get(key)) is not None:
             raise data_loss("state", reason)
 
@@ -246,7 +205,8 @@ class Shard:
 
     def context(self, namespace_id: str) -> Context:
         name, retention_ns = self._namespace_name(namespace_id), self._retention_ns(namespace_id)
-        return Context(name, self.clock.now_ns(), self.ids, self.limits, self.regions.version(namespace_id), retention_ns)
+        version, endpoint = self.regions.version(namespace_id), partial(self._endpoints, name)
+        return Context(name, self.clock.now_ns(), self.ids, self.limits, version, retention_ns, endpoint)
 
     def owes(self, state: RunState) -> bool:
         """Whether this region has something to do for the run: not for a passive namespace, nor for one that is gone."""
@@ -278,11 +238,19 @@ class Shard:
             history_limits.enforce(t)
             assert run is None or run.state.transition_count == t.state.transition_count, "the run changed during the decision"
         entries = [t.entry() for _, t in written]
+        self._require_active(entries)
         position = self.journal.add(*map(encode_entry, entries))
         for (run, t), entry in zip(written, entries, strict=True):
             self._take(run or self._new_run(entry), t, entry, position)
         self.checkpointer.request()
         return self.journal.durable(position)
+
+    def _require_active(self, entries: Sequence[Entry]) -> None:
+        """Who decided may have looked at the namespace before it moved away, or was frozen. What is deleted, each region removes
+        by itself. Raises UNAVAILABLE."""
+        for entry in entries:
+            if not self.regions.is_active(entry.namespace_id) and not all(isinstance(one, DeletedNote) for one in entry.items):
+                raise unavailable("The namespace is moving to another region, please retry.")
 
     def _new_run(self, entry: Entry) -> Run:
         key = RunKey(entry.namespace_id, entry.workflow_id, entry.run_id)
@@ -390,11 +358,17 @@ class Shard:
 
     def wake_of(self, state: RunState) -> int:
         """When this region does something for the run; where it is passive, only at the end of its retention."""
-        is_kept = bool(state.closed_at) and not state.is_deleted
-        return self.due_of(state) if is_kept or acts_for(self.regions, state) else 0
+        if acts_for(self.regions, state):
+            return self.due_of(state)
+        return self.ends_at(state) if state.closed_at and not state.is_deleted else 0
 
     def due_of(self, state: RunState) -> int:
-        """An open run's earliest timer, a closed run's end of retention: whichever region is active."""
+        """An open run's earliest timer, a closed run's next callback or end of retention: whichever region is active."""
         if state.is_open or not state.closed_at or state.is_deleted:
             return wake_at(state)
+        ends_at = self.ends_at(state)
+        return min(wake_at(state) or ends_at, ends_at)
+
+    def ends_at(self, state: RunState) -> int:
+        """When a closed run's retention is over."""
         return state.closed_at + self._retention_ns(state.namespace_id)

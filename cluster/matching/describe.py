@@ -183,9 +183,11 @@ def is_enhanced(request: DescribeTaskQueueRequest) -> bool:
 
 
 def kind_of(task_queue_type: int) -> TaskKind | None:
-    """Unspecified means workflow; None for a kind whose tasks do not pass through here (Nexus), which is reported as empty."""
+    """Unspecified means workflow; None for a kind that this release does not know, which is reported as empty."""
     if task_queue_type == TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY:
         return TaskKind.ACTIVITY
+    if task_queue_type == TaskQueueType.TASK_QUEUE_TYPE_NEXUS:
+        return TaskKind.NEXUS
     if task_queue_type in (TaskQueueType.TASK_QUEUE_TYPE_UNSPECIFIED, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW):
         return TaskKind.WORKFLOW
     return None

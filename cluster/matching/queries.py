@@ -1,4 +1,5 @@
-"""Direct queries: a question to a workflow that a poller of its task queue answers; nothing of it is stored.
+"""Direct queries: a question to a workflow that a poller of its task queue answers; nothing of it is stored. A Nexus request to
+the workers of a queue is one, too: of the kind NEXUS, so that pollers of workflow tasks do not see it.
 
 The node of the asking shard enters the question in its book and waits for the answer; its token names that node. What is put
 to pollers, here or on the node of the queue, is data: the encoded answer to a poll, made when the question was asked.
@@ -11,17 +12,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from google.protobuf.message import Message
-from temporalio.api.workflowservice.v1 import RespondQueryTaskCompletedRequest
+from temporalio.api.nexus.v1 import Request as NexusRequest
+from temporalio.api.workflowservice.v1 import PollNexusTaskQueueResponse
 
 from cluster.core.errors import CallerError, failed_precondition, invalid_argument, not_found, resource_exhausted
 from cluster.matching.limits import MatchingLimits
 
-# The poll's answer (PollWorkflowTaskQueueResponse, encoded) from the payload of its task token, which the builder signs.
+# The poll's answer (Poll{Workflow,Nexus}TaskQueueResponse, encoded) from the payload of its task token, which the builder signs.
 BuildQueryTask = Callable[[bytes], bytes]
-QueryAnswer = asyncio.Future[RespondQueryTaskCompletedRequest]
+# What the worker sent: RespondQueryTaskCompletedRequest, RespondNexusTask{Completed,Failed}Request.
+QueryAnswer = asyncio.Future[Any]
+
+
+REQUEST_TIMEOUT = "request-timeout"
 
 
 class QueryToken(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +77,21 @@ class DirectQuery:
             self.given.set_exception(failure)
 
 
+class NexusTask(DirectQuery):
+    """A Nexus request at a queue."""
+
+    __slots__ = ()
+
+    def task_for(self, poll: Message) -> bytes | None:
+        """Its worker hears how much of the caller's time is left. Joined encodings are one message, whose later entry counts."""
+        task = super().task_for(poll)
+        if task is None:
+            return None
+        left_s = max(0.0, self.until - asyncio.get_running_loop().time())
+        header = NexusRequest(header={REQUEST_TIMEOUT: f"{left_s:.3f}s"})
+        return task + PollNexusTaskQueueResponse(request=header).SerializeToString()
+
+
 class Question:
     """A question as the asking node knows it."""
 
@@ -103,13 +125,13 @@ class QueryBook:
     def leave(self, question: Question) -> None:
         self._open.pop(question.token.query_id, None)
 
-    def complete(self, namespace_id: str, payload: bytes, request: RespondQueryTaskCompletedRequest) -> None:
+    def complete(self, namespace_id: str, payload: bytes, request: Message) -> None:
         token = QueryToken.decode(payload)
         if token.namespace_id != namespace_id:
             raise invalid_argument("Operation requested with a token from a different namespace.")
         question = self._open.pop(token.query_id, None)
         if question is None or question.answer.done() or question.token != token:
-            raise nobody_waits()
+            raise nobody_waits(request)
         question.answer.set_result(request)
 
     def refuse_all(self, failure: CallerError) -> None:
@@ -117,7 +139,10 @@ class QueryBook:
             question.refuse(failure)
 
 
-def nobody_waits() -> CallerError:
+def nobody_waits(request: Message) -> CallerError:
+    """request: the answer that came too late."""
+    if request.DESCRIPTOR.name.startswith("RespondNexusTask"):
+        return not_found("Nexus task not found or already expired")
     return not_found("query task not found, or already expired")
 
 

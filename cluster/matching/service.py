@@ -10,7 +10,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 from temporalio.api.taskqueue.v1 import TaskQueueConfig
@@ -22,7 +22,15 @@ from cluster.matching.describe import describe, describe_enhanced, is_enhanced, 
 from cluster.matching.limits import MatchingLimits
 from cluster.matching.matcher import Matcher, MatchingMetrics
 from cluster.matching.partition import Partition
-from cluster.matching.queries import BuildQueryTask, DirectQuery, QueryBook, QueryToken, Question, no_recent_poller
+from cluster.matching.queries import (
+    BuildQueryTask,
+    DirectQuery,
+    NexusTask,
+    QueryBook,
+    QueryToken,
+    Question,
+    no_recent_poller,
+)
 from cluster.matching.queue_config import apply_config, next_config
 from cluster.matching.sharing import Sharing
 from cluster.matching.sharing_ports import Placement, Post
@@ -140,19 +148,36 @@ class Matching:
                 return response
         return api.PollActivityTaskQueueResponse()
 
+    async def poll_nexus_task_queue(
+        self, namespace: NamespaceName, request: api.PollNexusTaskQueueRequest, call: Call
+    ) -> Message | bytes:
+        """A request, or an empty response when the time is over."""
+        if not self._is_shut_down(request.worker_instance_key):
+            key = QueueKey(namespace.id, request.task_queue.name, TaskKind.NEXUS)
+            response = await self._matcher.poll(key, request, call.deadline)
+            if response is not None:
+                return response
+        return api.PollNexusTaskQueueResponse()
+
     # --- queries ------------------------------------------------------------------------------------------------------------
     async def query(
-        self, namespace_id: str, task_queue: str, is_sticky: bool, build_task: BuildQueryTask, deadline: float | None = None
-    ) -> api.RespondQueryTaskCompletedRequest:
+        self,
+        namespace_id: str,
+        task_queue: str,
+        is_sticky: bool,
+        build_task: BuildQueryTask,
+        deadline: float | None = None,
+        kind: TaskKind = TaskKind.WORKFLOW,
+    ) -> Any:
         """Puts a question to a poller of the queue and returns the worker's word, answered or failed.
 
-        build_task(token payload) -> the PollWorkflowTaskQueueResponse, encoded; it is called once, now. deadline: loop.time()
-        seconds. Raises StickyWorkerUnavailable; FAILED_PRECONDITION (no poller lately), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED
-        and UNAVAILABLE as CallerError.
+        build_task(token payload) -> the poll's answer, encoded; it is called once, now. deadline: loop.time() seconds.
+        Raises StickyWorkerUnavailable; FAILED_PRECONDITION (no poller lately), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and
+        UNAVAILABLE as CallerError.
         """
         until = self.query_until(deadline)
         with self.question(namespace_id, task_queue, build_task, until) as question:
-            key = QueueKey(namespace_id, task_queue, TaskKind.WORKFLOW)
+            key = QueueKey(namespace_id, task_queue, kind)
             await self.put_query(key, question.task, is_sticky, until)
             return await question.answer
 
@@ -192,10 +217,13 @@ class Matching:
         partition = partition or self._matcher.open(key, now)
         if partition is None or len(partition.queries) >= self.limits.queries_per_queue_max:
             raise resource_exhausted(f"too many queries wait for a worker of task queue {key.name}")
-        query = DirectQuery(task, loop.create_future(), until)
+        is_nexus = key.kind is TaskKind.NEXUS
+        query = (NexusTask if is_nexus else DirectQuery)(task, loop.create_future(), until)
         over = loop.call_at(until, query.refuse, CallerError(Code.DEADLINE_EXCEEDED, "context deadline exceeded"))
         # The last second is for telling the caller why; after it only the plain time-out is left.
-        judge = None if is_passed_on else loop.call_at(until - self.limits.poll_margin_s, self._judge, partition, query)
+        judge = None
+        if not is_passed_on and not is_nexus:
+            judge = loop.call_at(until - self.limits.poll_margin_s, self._judge, partition, query)
         partition.queries.append(query)
         try:
             self._matcher.dispatch(partition, "sync_match")
@@ -214,6 +242,10 @@ class Matching:
         """Raises NOT_FOUND when nobody waits any more, INVALID_ARGUMENT for a token of another namespace."""
         self._queries.complete(namespace.id, token_payload, request)
         return api.RespondQueryTaskCompletedResponse()
+
+    async def respond_nexus_task(self, namespace: NamespaceName, token_payload: bytes, request: Message) -> None:
+        """request: RespondNexusTaskCompletedRequest or ...FailedRequest. Raises as respond_query_task_completed."""
+        self._queries.complete(namespace.id, token_payload, request)
 
     def _judge(self, partition: Partition, query: DirectQuery) -> None:
         if not self._has_poller(partition, _loop().time(), self.limits.query_poller_s):
@@ -249,7 +281,7 @@ class Matching:
     ) -> api.UpdateTaskQueueConfigResponse:
         """In memory of this node; whoever keeps it durably gives it to all with `set_task_queue_config`."""
         kind = kind_of(request.task_queue_type)
-        if kind is None:
+        if kind is None or kind is TaskKind.NEXUS:
             raise unimplemented("task queues of this type have no configuration here")
         key = QueueKey(namespace.id, request.task_queue, kind)
         config = next_config(self._matcher.configs.get(key), request, self._clock.now_ns(), self.limits)

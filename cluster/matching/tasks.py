@@ -12,10 +12,11 @@ from google.protobuf.message import Message
 
 
 class TaskKind(IntEnum):
-    """Task queues of the two kinds are separate, even under one name."""
+    """Task queues of the kinds are separate, even under one name. Nexus tasks are no hints: who asks waits, as with a query."""
 
     WORKFLOW = 1
     ACTIVITY = 2
+    NEXUS = 3
 
 
 class QueueKey(msgspec.Struct, frozen=True, order=True):

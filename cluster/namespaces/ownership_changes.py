@@ -44,8 +44,13 @@ class OwnershipChanges:
             changed = stamped(before, before.owned(decided), self._here)
             if changed == before:
                 return before
-            if decided.version != before.failover_version and self.before_move is not None and not is_witnessed:
-                await self.before_move(before, decided)
+            if decided.version != before.failover_version and not is_witnessed:
+                await self.agree(before, decided)
             if await self._rows.put(changed, entry.version):
                 return changed
         raise unavailable(f"namespace {namespace_id} is being changed by many callers; retry")
+
+    async def agree(self, before: NamespaceRecord, after: Ownership) -> None:
+        """The witness, where there is one, lets it happen. Raises CallerError."""
+        if self.before_move is not None:
+            await self.before_move(before, after)

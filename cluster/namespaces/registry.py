@@ -23,6 +23,7 @@ from cluster.core.errors import CallerError, Code, failed_precondition, invalid_
 from cluster.namespaces import changes, regions
 from cluster.namespaces.incoming import IncomingNamespaces, Taken
 from cluster.namespaces.merging import stamped
+from cluster.namespaces.ownership_changes import OwnershipChanges
 from cluster.namespaces.record import DELETED, DEPRECATED, REGISTERED, NamespaceRecord
 from cluster.namespaces.remote_clusters import Cluster, RemoteClusters
 from cluster.namespaces.rows import KIND, Entry, NamespaceRows, namespace_not_found
@@ -74,6 +75,7 @@ class NamespaceRegistry:
         self._here = here
         self._on_delete = on_delete
         self._rows = NamespaceRows(store)
+        self.ownership_changes = OwnershipChanges(self._rows, here)  # its `before_move` is asked by `update`, too
         self.clusters = clusters or RemoteClusters(store, Cluster(name=here, initial_failover_version=1))
         assert self.clusters.own.name == here
         self._incoming = IncomingNamespaces(self._rows, self.clusters, here, self._carry_out_deletion)
@@ -337,6 +339,8 @@ class NamespaceRegistry:
             if entry.record.state == DELETED and not is_deletion:
                 raise _is_deleted(name)
             changed = stamped(entry.record, change(entry.record), self._here)
+            if changed.failover_version != entry.record.failover_version:
+                await self.ownership_changes.agree(entry.record, changed.ownership)
             if changed == entry.record or await self._rows.put(changed, entry.version):
                 return changed
         raise unavailable(f"namespace {name} is being changed by many callers; retry")

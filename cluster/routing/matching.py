@@ -300,13 +300,29 @@ class RoutedMatching:
             return await self.local.poll_activity_task_queue(namespace, request, call)
         return await self._polls.poll(namespace, TaskKind.ACTIVITY, request, call)
 
+    async def poll_nexus_task_queue(
+        self, namespace: NamespaceName, request: api.PollNexusTaskQueueRequest, call: Call
+    ) -> Message | bytes:
+        if self._places.now.is_local:
+            return await self.local.poll_nexus_task_queue(namespace, request, call)
+        return await self._polls.poll(namespace, TaskKind.NEXUS, request, call)
+
     async def query(
-        self, namespace_id: str, task_queue: str, is_sticky: bool, build_task: BuildQueryTask, deadline: float | None = None
-    ) -> api.RespondQueryTaskCompletedRequest:
+        self,
+        namespace_id: str,
+        task_queue: str,
+        is_sticky: bool,
+        build_task: BuildQueryTask,
+        deadline: float | None = None,
+        kind: TaskKind = TaskKind.WORKFLOW,
+    ) -> Any:
         """As Matching.query."""
         if self._places.now.is_local:
-            return await self.local.query(namespace_id, task_queue, is_sticky, build_task, deadline)
-        return await self._queries.query(namespace_id, task_queue, is_sticky, build_task, deadline)
+            return await self.local.query(namespace_id, task_queue, is_sticky, build_task, deadline, kind)
+        return await self._queries.query(namespace_id, task_queue, is_sticky, build_task, deadline, kind)
+
+    async def respond_nexus_task(self, namespace: NamespaceName, token_payload: bytes, request: Any) -> None:
+        await self._queries.respond_nexus(namespace, token_payload, request)
 
     async def respond_query_task_completed(
         self, namespace: NamespaceName, token_payload: bytes, request: Any

@@ -1,7 +1,8 @@
 """Polls and queries that may have to wait on another node: one hop, as long polls; the answer comes back as bytes.
 
 A poll parks where this node has a share of the queue, else at one of the shares in turn. A query goes to the root of its queue;
-its answer comes to the node that asked, which the query's token names, from whatever node the worker talks to.
+its answer comes to the node that asked, which the query's token names, from whatever node the worker talks to. Nexus requests
+go the same way.
 """
 
 from __future__ import annotations
@@ -47,6 +48,14 @@ ANSWER_S = 10.0
 POLL_REQUESTS: dict[TaskKind, Callable[[bytes], Any]] = {
     TaskKind.WORKFLOW: api.PollWorkflowTaskQueueRequest.FromString,
     TaskKind.ACTIVITY: api.PollActivityTaskQueueRequest.FromString,
+    TaskKind.NEXUS: api.PollNexusTaskQueueRequest.FromString,
+}
+
+
+ANSWERS: dict[str, Callable[[bytes], Any]] = {
+    "respond_query_task_completed": api.RespondQueryTaskCompletedRequest.FromString,
+    "respond_nexus_task_completed": api.RespondNexusTaskCompletedRequest.FromString,
+    "respond_nexus_task_failed": api.RespondNexusTaskFailedRequest.FromString,
 }
 
 
@@ -132,6 +141,8 @@ class RoutedPolls:
     async def _poll_here(self, namespace: NamespaceName, kind: TaskKind, request: Any, call: Call) -> Message | bytes:
         if kind is TaskKind.WORKFLOW:
             return await self._matching.poll_workflow_task_queue(namespace, request, call)
+        if kind is TaskKind.NEXUS:
+            return await self._matching.poll_nexus_task_queue(namespace, request, call)
         return await self._matching.poll_activity_task_queue(namespace, request, call)
 
     async def _serve_poll(self, payload: bytes, deadline: float | None) -> bytes:
@@ -179,12 +190,18 @@ class RoutedQueries:
         peers.serve(ANSWER_QUERY, self._serve_answer)
 
     async def query(
-        self, namespace_id: str, task_queue: str, is_sticky: bool, build_task: BuildQueryTask, deadline: float | None
-    ) -> api.RespondQueryTaskCompletedRequest:
+        self,
+        namespace_id: str,
+        task_queue: str,
+        is_sticky: bool,
+        build_task: BuildQueryTask,
+        deadline: float | None,
+        kind: TaskKind,
+    ) -> Any:
         """As Matching.query."""
         matching = self._matching
         until = matching.query_until(deadline)
-        queue = QueueKey(namespace_id, task_queue, TaskKind.WORKFLOW)
+        queue = QueueKey(namespace_id, task_queue, kind)
         with matching.question(namespace_id, task_queue, build_task, until) as question:
             putting = asyncio.get_running_loop().create_task(self._put(queue, question.task, is_sticky, until))
             try:
@@ -257,28 +274,40 @@ class RoutedQueries:
 
     async def respond(self, namespace: NamespaceName, token_payload: bytes, request: Any) -> Message:
         """As Matching.respond_query_task_completed, at the node that waits."""
+        answer = await self._respond("respond_query_task_completed", namespace, token_payload, request)
+        return api.RespondQueryTaskCompletedResponse.FromString(answer)
+
+    async def respond_nexus(self, namespace: NamespaceName, token_payload: bytes, request: Any) -> None:
+        """As Matching.respond_nexus_task, at the node that waits."""
+        is_completed = isinstance(request, api.RespondNexusTaskCompletedRequest)
+        method = "respond_nexus_task_completed" if is_completed else "respond_nexus_task_failed"
+        await self._respond(method, namespace, token_payload, request)
+
+    async def _respond(self, method: str, namespace: NamespaceName, token_payload: bytes, request: Message) -> bytes:
         token = QueryToken.decode(token_payload)
         if token.node in ("", self._places.me):
-            return await self._matching.respond_query_task_completed(namespace, token_payload, request)
+            return await self._take(method, namespace, token_payload, request)
         node = self._peers.membership.members().node(token.node)
         if node is None:
-            raise nobody_waits()
+            raise nobody_waits(request)
         message = Forwarded(
-            method="respond_query_task_completed",
+            method=method,
             namespace_id=namespace.id,
             namespace_name=namespace.name,
             request=request.SerializeToString(),
             token=token_payload,
         )
         deadline = asyncio.get_running_loop().time() + ANSWER_S
-        answer = await self._peers.call(node, ANSWER_QUERY, encode(message), deadline)
-        return api.RespondQueryTaskCompletedResponse.FromString(answer)
+        return await self._peers.call(node, ANSWER_QUERY, encode(message), deadline)
+
+    async def _take(self, method: str, namespace: NamespaceName, token_payload: bytes, request: Any) -> bytes:
+        if method == "respond_query_task_completed":
+            answer = await self._matching.respond_query_task_completed(namespace, token_payload, request)
+            return answer.SerializeToString()
+        await self._matching.respond_nexus_task(namespace, token_payload, request)
+        return b""
 
     async def _serve_answer(self, payload: bytes, deadline: float | None) -> bytes:
         message = decode(Forwarded, payload)
-        request = api.RespondQueryTaskCompletedRequest.FromString(message.request)
         namespace = NamespaceIds(message.namespace_id, message.namespace_name)
-        answer = await self._matching.respond_query_task_completed(namespace, message.token, request)
-        return answer.SerializeToString()
-
-
+        return await self._take(message.method, namespace, message.token, ANSWERS[message.method](message.request))

@@ -48,7 +48,7 @@ class WireClient:
         self.counts: Counter[str] = Counter()
         self._me, self._network, self._ids = me, network, ids
         self._links: dict[str, _Link] = {}
-        self._draining: set[ClientConnection] = set()  # replaced, but calls are still under way on them
+        self._draining: dict[ClientConnection, None] = {}  # replaced, but calls are still under way on them
         self._is_closed = False
         self._sweep_timer: asyncio.TimerHandle | None = None
 
@@ -91,7 +91,8 @@ class WireClient:
         for attempt in attempts:
             attempt.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
-        ending = {link.connection for link in links if link.connection is not None} | self._draining
+        current = [link.connection for link in links if link.connection is not None]
+        ending = [*dict.fromkeys([*current, *self._draining])]
         for connection in ending:
             connection.close("this node is stopping")
         if ending:
@@ -167,7 +168,7 @@ class WireClient:
         log.warning("peer not reachable", address=link.address, failures=link.failures, reason=link.reason)
 
     def _lost(self, link: _Link, connection: ClientConnection, began_at: float) -> None:
-        self._draining.discard(connection)
+        self._draining.pop(connection, None)
         if link.connection is not connection or self._is_closed:
             return
         link.connection, link.reason = None, connection.end_reason
@@ -192,7 +193,7 @@ class WireClient:
         """Its connection takes no new calls: it ends by itself when its last call does."""
         connection, link.connection = link.connection, None
         if connection is not None and not connection.lost.done():
-            self._draining.add(connection)
+            self._draining[connection] = None
             connection.retire()
 
     # --- idle connections -----------------------------------------------------------------------------------------------

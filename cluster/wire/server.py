@@ -64,8 +64,9 @@ class WireServer:
         self.handler, self.me, self.explain, self.peer_name = handler, me, explain, peer_name
         self.limits = limits or WireLimits()
         self.counts: Counter[str] = Counter()
-        self.connections: set[ServerConnection] = set()
-        self.calls: set[IncomingCall] = set()  # whose jobs still run, those of lost connections included
+        # As dicts, so that they end in the order in which they began: a set of objects has another one in every process.
+        self.connections: dict[ServerConnection, None] = {}
+        self.calls: dict[IncomingCall, None] = {}  # whose jobs still run, those of lost connections included
         self.request_bytes = 0
         self.is_stopping = False
         self._network = network
@@ -168,7 +169,7 @@ class ServerConnection(Connection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not earlier: of a failed TLS handshake nobody tells this protocol.
-        self.server.connections.add(self)
+        self.server.connections[self] = None
         super().connection_made(transport)
 
     # --- the handshake ------------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ class ServerConnection(Connection):
     def _begin(self, request: Request, deadline: float) -> None:
         call = IncomingCall(self, request, deadline)
         self.calls[request.id] = call
-        self.server.calls.add(call)
+        self.server.calls[call] = None
 
     def _take_cancel(self, call_id: int) -> None:
         if call_id > self._last_id:
@@ -254,7 +255,7 @@ class ServerConnection(Connection):
 
     # --- answers ----------------------------------------------------------------------------------------------------------
     def answered(self, call: IncomingCall, call_id: int, outcome: bytes | CallerError) -> None:
-        self.server.calls.discard(call)
+        self.server.calls.pop(call, None)
         del self.calls[call_id]
         self._answer(call_id, call.size, outcome)
 
@@ -310,7 +311,7 @@ class ServerConnection(Connection):
         self._begin_held()
 
     def ended(self) -> None:
-        self.server.connections.discard(self)
+        self.server.connections.pop(self, None)
         if self.end_reason != "drained" and not self.server.is_stopping:
             log.info("connection ended", peer=self.peer.node_id, reason=self.end_reason)
         for call in list(self.calls.values()):

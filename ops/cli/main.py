@@ -40,7 +40,8 @@ def dev(
     port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 lets the system choose.")] = 7233,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of /healthz and /metrics.")] = 7243,
     db: Annotated[
-        Path | None, typer.Option(help="SQLite file; without it everything is lost at exit.", show_default=False)
+        Path | None,
+        typer.Option(help="SQLite file, with --regions a directory; without it all is lost at exit.", show_default=False),
     ] = None,
     sync: Annotated[str, typer.Option(help="full, or normal (may lose the last moments at power loss).")] = "full",
     namespace: Annotated[list[str] | None, typer.Option(help="Namespace to make besides default; repeatable.")] = None,
@@ -51,9 +52,16 @@ def dev(
         int | None, typer.Option(min=1, max=1024, help="History shards of a new database, 4 if not said.", show_default=False)
     ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "warning",
+    regions: Annotated[int, typer.Option(min=1, max=3, help="Linked regions, named one, two, three, each a process.")] = 1,
+    stores: Annotated[
+        str, typer.Option(help="With --regions: sqlite, postgres, mariadb, cassandra; one, or a list.", show_default=False)
+    ] = "",
+    restart: Annotated[bool, typer.Option("--restart", help="With --regions: start a region that ended again.")] = False,
+    region: Annotated[str, typer.Option(help="Run one region of a directory of --regions again.", show_default=False)] = "",
 ) -> None:
-    """Run one server on this machine, for development."""
-    from ops.cli.dev import DevOptions, run
+    """Run one server on this machine, for development, or several linked regions."""
+    from ops.cli.dev import run
+    from ops.cli.dev_options import DevOptions
 
     raise typer.Exit(
         run(
@@ -67,6 +75,10 @@ def dev(
                 search_attributes=tuple(search_attribute or ()),
                 shards=shards,
                 log_level=log_level,
+                regions=regions,
+                stores=stores,
+                restart=restart,
+                region=region,
             )
         )
     )
@@ -103,6 +115,18 @@ def add_groups(asked: str = "") -> None:
         from ops.cli.cluster import app as cluster
 
         app.add_typer(cluster, name="cluster")
+    if asked in ("region", ""):
+        from ops.cli.region import app as region
+
+        app.add_typer(region, name="region")
+    if asked in ("failover", ""):
+        from ops.cli.failover import app as failover
+
+        app.add_typer(failover, name="failover")
+    if asked in ("ledger", ""):
+        from ops.cli.ledger import ledger
+
+        app.command()(ledger)
 
 
 def main() -> None:

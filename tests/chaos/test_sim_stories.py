@@ -14,7 +14,7 @@ import pytest
 
 from chaos.sim.network import LinkFault
 from chaos.sim.registry import RegistryFault
-from chaos.sim.story import Result, run_seed
+from chaos.sim.seeds import Result, run_seed
 from chaos.sim.tally import KINDS_OF_ONE_NODE
 from chaos.sim.trouble import NodeTrouble
 

@@ -6,6 +6,7 @@ compared whether two places hold the same one.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -22,6 +23,10 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 # Times inside JSON payloads, as the SDK's markers hold them.
 JSON_TIME = re.compile(r'\{"seconds":\d+,"nanos":\d+\}|(?<=")\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)(?=")')
 HEX = re.compile(r"\b[0-9a-f]{32}\b")
+# The token of a Nexus operation, as the SDK's handlers make it of the workflow that stands for it: base64 of {"t":1, ...}.
+NEXUS_TOKEN = re.compile(r"\beyJ0IjoxL[\w-]+")
+# Made up by the server; sent back by whoever handles an operation.
+CALLBACK_TOKEN = "temporal-callback-token"
 
 # Field -> what stands for its value. The presence of the field is still compared.
 STAND_INS: dict[str, str] = {
@@ -62,7 +67,7 @@ class Normaliser:
         self._ids: dict[str, str] = {}
 
     def text(self, value: str) -> str:
-        value = value.replace(self._token, "#")
+        value = NEXUS_TOKEN.sub(lambda match: _decoded(match.group()), value).replace(self._token, "#")
         value = UUID.sub(lambda match: self._ids.setdefault(match.group(), f"<uuid {len(self._ids) + 1}>"), value)
         return HEX.sub("<hex>", JSON_TIME.sub("<time>", value))
 
@@ -118,7 +123,10 @@ class Normaliser:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             inner = field.message_type.fields_by_name["value"]
             keys = sorted(value)
-            return {self.text(str(key)): self._field(inner, value[key]) for key in keys}
+            return {
+                self.text(str(key)): "<callback token>" if key == CALLBACK_TOKEN else self._field(inner, value[key])
+                for key in keys
+            }
         if field.is_repeated:
             items = [render(item) for item in value]
             return sorted(items) if name in UNORDERED else items
@@ -134,6 +142,13 @@ class Normaliser:
             return known.name if known is not None else number
 
         return name
+
+
+def _decoded(token: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+    except ValueError:
+        return token
 
 
 def normal_outcome(token: str, histories: list[tuple[str, list[HistoryEvent]]], observed: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ ITEMS: tuple[str, ...] = (
     "workflow: priority", "workflow: user metadata", "workflow: eager start", "workflow: signal",
     "workflow: versioning untouched", "workflow: delete", "marker", "search attributes", "memo", "visibility: count",
     "visibility: list", "visibility: describe", "history: long poll", "history: reverse", "history: close event",
-    "history: paging",
+    "history: paging", "nexus: synchronous", "nexus: workflow run", "nexus: failures", "nexus: cancellation",
+    "nexus: time-outs", "nexus: several callers", "nexus: retry", "nexus: endpoints", "nexus: reset", "nexus: callbacks",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.history.polls import HistoryPageToken
 from cluster.matching.queries import QueryToken
+from cluster.nexus.callback_token import CallbackToken
 from cluster.seams import SystemIds
 from cluster.stores.base import MetadataRow
 from cluster.stores.memory import MemoryStore
@@ -62,6 +63,8 @@ FORMS: dict[Purpose, msgspec.Struct] = {
     Purpose.QUERY: QueryToken("of 1 and 2", "queue", "query"),
     Purpose.PAGE: PageToken("of 1 and 2", "List", b"place"),
     Purpose.HISTORY_PAGE: HistoryPageToken("of 1 and 2", "workflow", "run", 3, 9),
+    Purpose.NEXUS_TASK: QueryToken("of 1 and 2", "queue", "task"),
+    Purpose.NEXUS_CALLBACK: CallbackToken("of 1 and 2", "workflow", "run", 5, "request"),
 }
 
 

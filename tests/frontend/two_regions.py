@@ -215,7 +215,8 @@ def request_for(region: Region, name: str) -> Any:
     if "task_token" in request.DESCRIPTOR.fields_by_name:
         is_workflow = "WorkflowTask" in name
         if "Query" in name or "Nexus" in name:
-            request.task_token = region.world.tokens.seal(Purpose.QUERY, QueryToken(region.record().id, "queue", "query"))
+            purpose = Purpose.NEXUS_TASK if "Nexus" in name else Purpose.QUERY
+            request.task_token = region.world.tokens.seal(purpose, QueryToken(region.record().id, "queue", "query"))
         else:
             kind = TaskKind.WORKFLOW if is_workflow else TaskKind.ACTIVITY
             request.task_token = region.world.tokens.seal(

@@ -34,6 +34,7 @@ from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry
 from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
 from cluster.namespaces.remote_clusters import Cluster, RemoteClusters
+from cluster.nexus.endpoints import EndpointRegistry
 from cluster.seams import JobSet, SystemClock, SystemIds
 from cluster.stores.memory import MemoryStore
 from cluster.tokens import KeySet, TaskToken, TokenKey, Tokens
@@ -87,6 +88,7 @@ class World:
             self.store, self.clock, self.ids, limits, here=cluster_name, clusters=self.clusters
         )
         self.matching = Matching(MatchingLimits(), self.clock, self.ids, self.spawn)
+        self.endpoints = EndpointRegistry(self.store, self.clock, self.ids, self.namespaces, limits)
 
     def services(self, identity: Any) -> Services:
         return Services(
@@ -94,6 +96,7 @@ class World:
             matching=self.matching,
             visibility=self.visibility,
             namespaces=self.namespaces,
+            endpoints=self.endpoints,
             store=self.store,
             tokens=self.tokens,
             limits=self.limits,

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import parse_event
-from cluster.core.ledger import Outcome
+from cluster.core.ledger import decode_line
 from cluster.history.events import read_events
 from tests.history.commands import activity, complete, continue_as_new, timer
+from tests.replication.calls import accepting, answer, cancel, reset, send_update, signal_with_start
 from tests.replication.lossy_link import Faults
 from tests.replication.two_regions import Pair, RegionWorld, play
 
@@ -55,12 +56,15 @@ def test_a_chain_of_runs_arrives_whole_and_its_last_run_is_current() -> None:
 REFUSALS = (Code.ALREADY_EXISTS, Code.NOT_FOUND, Code.UNAVAILABLE, Code.INVALID_ARGUMENT)
 
 
-async def some_work(world: RegionWorld, seed: int, steps: int, deletes: bool = False) -> None:
+async def some_work(world: RegionWorld, seed: int, steps: int, deletes: bool = False, is_wild: bool = False) -> None:
     """Starts, signals, tasks, activities, chains, deletions: whatever the seed says, and the region does not refuse."""
     draw = random.Random(seed)
     for step in range(steps):
         try:
-            await one_step(world, draw, f"{seed}.{step}", deletes)
+            if is_wild and draw.random() < 0.4:
+                await wild_step(world, draw, f"{seed}.{step}")
+            else:
+                await one_step(world, draw, f"{seed}.{step}", deletes)
         except CallerError as error:
             assert error.code in REFUSALS, error
 
@@ -91,6 +95,27 @@ async def one_step(world: RegionWorld, draw: random.Random, name: str, deletes: 
         world.acknowledged.append(f"s{name}")
 
 
+async def wild_step(world: RegionWorld, draw: random.Random, name: str) -> None:
+    """What ends runs, or begins them in other ways."""
+    workflow_id = f"w{draw.randrange(5)}"
+    kind = draw.randrange(6)
+    if kind <= 1:
+        await signal_with_start(world, workflow_id, f"s{name} {world.name}")
+        world.acknowledged.append(f"s{name} {world.name}")
+    elif kind == 2:
+        await cancel(world, workflow_id)
+    elif kind == 3:
+        await world.terminate(workflow_id)
+    elif kind == 4:
+        await reset(world, workflow_id, 4)
+    else:
+        task = await world.take_task(wait_s=0.2)
+        if task.task_token:
+            await answer(world, task, messages=accepting(task, completes=draw.random() < 0.5))
+        send_update(world, workflow_id, f"u{name}")
+        await asyncio.sleep(0.01)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), drop=st.sampled_from([0.0, 0.1, 0.3]), double=st.sampled_from([0.0, 0.3]))
 def test_whatever_a_link_loses_doubles_or_reorders_both_regions_end_up_equal(seed: int, drop: float, double: float) -> None:
@@ -116,8 +141,22 @@ def test_whatever_a_link_loses_doubles_or_reorders_both_regions_end_up_equal(see
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**32), drop=st.sampled_from([0.0, 0.2]), is_wild=st.booleans())
+def test_after_failovers_both_regions_agree_and_each_signal_is_there_once_or_in_the_ledger(
+    seed: int, drop: float, is_wild: bool
+) -> None:
+    agree_after_failovers(seed, drop, is_wild, deletes=False)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32), drop=st.sampled_from([0.0, 0.2]))
-def test_after_failovers_both_regions_agree_and_each_signal_is_there_once_or_in_the_ledger(seed: int, drop: float) -> None:
+def test_after_failovers_both_regions_agree_although_runs_were_deleted_in_either(seed: int, drop: float) -> None:
+    agree_after_failovers(seed, drop, True, deletes=True)
+
+
+def agree_after_failovers(seed: int, drop: float, is_wild: bool, deletes: bool) -> None:
+    """Failovers, some of them by force and unheard of, and work on both sides; then the regions must agree."""
+
     async def story(pair: Pair) -> None:
         draw = random.Random(seed)
         worlds = [pair.one, pair.two]
@@ -126,7 +165,7 @@ def test_after_failovers_both_regions_agree_and_each_signal_is_there_once_or_in_
             pair.is_linked = draw.random() < 0.6
             if not pair.is_linked:
                 pair.cut()
-            await some_work(next(world for world in worlds if world.view.is_active("")), seed + part, 8)
+            await some_work(next(world for world in worlds if world.view.is_active("")), seed + part, 8, deletes, is_wild)
             kind = draw.randrange(4)
             if kind <= 1:  # the other one takes over, and this one may not know it yet
                 active = pair.two if version % 10 == 1 else pair.one
@@ -137,7 +176,7 @@ def test_after_failovers_both_regions_agree_and_each_signal_is_there_once_or_in_
                 await pair.activate()
                 for world in worlds:
                     if world.view.is_active(""):
-                        await some_work(world, seed + 100 * part, 5)
+                        await some_work(world, seed + 100 * part, 5, deletes, is_wild)
             elif kind == 2:
                 await pair.restart(draw.choice(worlds))
         pair.fail_over(pair.two if version % 10 == 2 else pair.one, version)
@@ -147,11 +186,25 @@ def test_after_failovers_both_regions_agree_and_each_signal_is_there_once_or_in_
         for world in worlds:
             await pair.restart(world)
         await pair.agree()
-        await each_signal_is_explained(pair)
+        if not deletes:
+            await each_signal_is_explained(pair)
+        await one_open_run_of_each_id(pair)
         for world in worlds:
             assert not await world.region.quarantine.rows()
 
     play(story, Pair(Faults(seed, drop=drop, double=drop, delay_s=0.2)))
+
+
+async def one_open_run_of_each_id(pair: Pair) -> None:
+    """I7, in the end: a run that lost its workflow id was ended by whoever is active."""
+    for world in (pair.one, pair.two):
+        names = [
+            run.key.workflow_id
+            for shard in world.history._shards.values()
+            for run in shard.runs.values()
+            if run.state.is_open and not run.state.is_deleted
+        ]
+        assert len(names) == len(set(names)), f"{world.name}: {sorted(names)}"
 
 
 async def each_signal_is_explained(pair: Pair) -> None:
@@ -165,10 +218,9 @@ async def each_signal_is_explained(pair: Pair) -> None:
                 names = [name for data in (*events, *run.state.buffered) if (name := signal_name(data))]
                 assert len(names) == len(set(names)), (run.key, names)
                 found.update(names)
-                lines = [line for kept in shard.replicas.losers(run.key, run.state) for line in kept.ledger]
-                found.update(signal_name(line.event) for line in lines if line.outcome in (Outcome.INBOX, Outcome.RESET))
+                found.update(signal_name(decode_line(item.line).event) for item in run.state.inbox.values() if item.line)
     told = {*pair.one.acknowledged, *pair.two.acknowledged}
-    assert not told - found, "acknowledged, and nobody knows what became of it"
+    assert not told - found, f"acknowledged, and nobody knows what became of it: {sorted(told - found)}"
 
 
 def signal_name(event: bytes) -> str:

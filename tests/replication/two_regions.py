@@ -24,6 +24,7 @@ from cluster.config import ShardConfig
 from cluster.core.branches import history_hash, owner_of
 from cluster.core.state import RunState, checksum, decode_state
 from cluster.history.events import read_events
+from cluster.history.regions import RunName
 from cluster.history.run import Run
 from cluster.history.service import HistoryService
 from cluster.history.shard import Shard
@@ -49,6 +50,8 @@ class View:
     def __init__(self, cluster: str) -> None:
         self.cluster = cluster
         self.active, self.failover_version = "one", 1
+        self.hidden: set[RunName] = set()
+        self.is_adopting = False
 
     def is_active(self, namespace_id: str) -> bool:
         return self.active == self.cluster
@@ -58,6 +61,9 @@ class View:
 
     def version(self, namespace_id: str) -> int:
         return self.failover_version
+
+    def adopts_activities(self, namespace_id: str) -> bool:
+        return self.is_adopting
 
     def is_ours(self, version: int) -> bool:
         return owner_of(version) in (0, INITIAL[self.cluster])
@@ -212,8 +218,8 @@ class Pair:
         ours, theirs = link_pair(self.faults)
         self.one.ends.append(ours)
         self.two.ends.append(theirs)
-        two = self.two
-        work = two._slot.run_inside(lambda: talk(theirs, two.hello(), two.region, two.stream_limits), "accept")
+        two, region = self.two, self.two.region
+        work = two._slot.run_inside(lambda: talk(theirs, two.hello(), region, two.stream_limits), "accept")
         asyncio.get_running_loop().create_task(_until_link_ends(work))
         return ours
 

@@ -340,7 +340,7 @@ async def test_every_completion_of_a_closed_run_is_not_found(standing: Standing)
     before = await standing.events(standing.workflow_id("activity"))
     wrong = {}
     for name in SERVED:
-        if "task_token" not in METHODS[name].request.DESCRIPTOR.fields_by_name or "Query" in name:
+        if "task_token" not in METHODS[name].request.DESCRIPTOR.fields_by_name or "Query" in name or "Nexus" in name:
             continue
         request = METHODS[name].request(
             namespace=FUZZ, task_token=standing.token("workflow" if "Workflow" in name else "activity")

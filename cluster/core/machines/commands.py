@@ -122,7 +122,7 @@ def check_search_attributes(c: Completion, attributes: Any) -> None:
 
 # Nexus operations have their machine, and nobody yet who delivers them: until then their commands are unknown, as what closes
 # a run owes no callback.
-NEXUS_IS_SERVED = False
+NEXUS_IS_SERVED = True
 _OF_NEXUS = frozenset(
     (CommandType.COMMAND_TYPE_SCHEDULE_NEXUS_OPERATION, CommandType.COMMAND_TYPE_REQUEST_CANCEL_NEXUS_OPERATION)
 )

@@ -21,7 +21,7 @@ from temporalio.api.failure.v1 import Failure, ResetWorkflowFailureInfo
 from temporalio.api.history.v1 import HistoryEvent, WorkflowExecutionUpdateAdmittedEventAttributes
 from temporalio.api.update.v1 import Request
 
-from cluster.core.entry import ActivityNote, OutboxNote, RequestIdNote, TaskNote
+from cluster.core.entry import ActivityNote, BegunNote, OutboxNote, RequestIdNote, TaskNote
 from cluster.core.errors import invalid_argument
 from cluster.core.events import attributes_of
 from cluster.core.machines import lifecycle, nexus_operation, workflow_task
@@ -93,6 +93,8 @@ def begin_reset_run(
     caller wants done to the new run before its first task."""
     state = t.state
     t.note(RequestIdNote(start_request_id, EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED, 1, is_start=True))
+    if t.context.version:  # other regions tell by it which run of the workflow id came last
+        t.note(BegunNote(t.now))
     task = state.task
     assert task is not None
     if not task.is_started:

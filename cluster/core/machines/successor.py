@@ -171,6 +171,8 @@ def _begin(
     for callback in callbacks:
         attributes.completion_callbacks.add().MergeFromString(callback.callback)
     successor = Transition.of_new_run(state.namespace_id, state.workflow_id, run_id, t.context)
+    if t.context.version:  # other regions tell by it which run of the workflow id came last
+        successor.now = max(successor.now, state.took_id_at + 1)
     links = [Link.FromString(link) for link in state.links[: state.start_link_count]]
     add_started(successor, attributes, state.start_request_id, links=links)
     first_task(successor)

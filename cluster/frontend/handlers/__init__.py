@@ -11,13 +11,14 @@ from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.clusters import cluster_handlers
 from cluster.frontend.handlers.lists import list_handlers
 from cluster.frontend.handlers.namespaces import namespace_handlers
+from cluster.frontend.handlers.nexus import nexus_handlers
 from cluster.frontend.handlers.runs import run_handlers
 from cluster.frontend.handlers.services import Services
 from cluster.frontend.handlers.system import system_handlers
 from cluster.frontend.handlers.task_queues import task_queue_handlers
 from cluster.frontend.handlers.tasks import task_handlers
 from cluster.frontend.methods import METHODS
-from cluster.frontend.not_built import not_built
+from cluster.frontend.not_built import NOT_BUILT
 
 
 def handler_table(services: Services) -> dict[str, Handler]:
@@ -31,7 +32,8 @@ def handler_table(services: Services) -> dict[str, Handler]:
         namespace_handlers(services),
         system_handlers(services),
         cluster_handlers(services),
-        {name: _not_built(name, reason) for name, reason in not_built().items()},
+        nexus_handlers(services),
+        {name: _not_built(name, reason) for name, reason in NOT_BUILT.items()},
     ):
         twice = table.keys() & part.keys()
         assert not twice, f"two handlers for {sorted(twice)}"

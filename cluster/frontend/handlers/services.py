@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.config import Limits
 from cluster.frontend.cluster_identity import ClusterIdentity
-from cluster.frontend.ports import HistoryPort, MatchingPort, NamespacesPort
+from cluster.frontend.ports import EndpointsPort, HistoryPort, MatchingPort, NamespacesPort
 from cluster.stores.base import Store
 from cluster.tokens import Tokens
 from cluster.visibility.base import VisibilityStore
@@ -26,6 +26,7 @@ class Services:
     matching: MatchingPort
     visibility: VisibilityStore
     namespaces: NamespacesPort
+    endpoints: EndpointsPort
     store: Store
     tokens: Tokens
     limits: Limits

@@ -28,7 +28,7 @@ SUPPORTED_CLIENTS = {
     "temporal-ui": "<3.0.0",
 }
 
-# What is true of this server. False: schedules, worker versioning, nexus and scaled deployments are not built.
+# What is true of this server. False: schedules, worker versioning and scaled deployments are not built.
 CAPABILITIES = api.GetSystemInfoResponse.Capabilities(
     signal_and_query_header=True,
     internal_error_differentiation=True,
@@ -40,7 +40,7 @@ CAPABILITIES = api.GetSystemInfoResponse.Capabilities(
     sdk_metadata=True,
     build_id_based_versioning=False,
     count_group_by_execution_status=True,
-    nexus=False,
+    nexus=True,
     server_scaled_deployments=False,
 )
 

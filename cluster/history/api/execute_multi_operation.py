@@ -53,6 +53,7 @@ def _decide(shard: Shard, namespace_id: str, start: Any, update: Any, current: R
     """(run, was it started now, when durable)"""
     update_id = update.request.meta.update_id
     context = shard.context(namespace_id)
+    context.now = shard.current_runs.begins_at((namespace_id, start.workflow_id), context)
     if current is not None and update_id in current.state.updates:
         return current, current.state.start_request_id == start.request_id, shard.durable(current)
     outcome = machine.decide_id(

@@ -51,6 +51,8 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
         await shard.durable(current)  # a copy of this request came first
         return ResetWorkflowExecutionResponse(run_id=current.key.run_id)
     context = shard.context(namespace.id)
+    context.now = shard.current_runs.begins_at((namespace.id, execution.workflow_id), context)
+    before = shard.begin(base, context)  # raises where another region has written it under a higher version
     t = Transition.from_base(machine.encoded(state), context)
     machine.begin_reset_run(
         t,
@@ -70,7 +72,6 @@ async def reset(service: Any, shard: Shard, namespace: Any, request: Any, call: 
         if not old.is_empty:
             changes.append((current, old))
     if current is None or current.key != base.key:
-        before = shard.begin(base)
         before.note(CloseNote(before.state.parent_told, run_id))
         changes.append((base, before))
     await shard.commit(*changes, (None, t))

@@ -54,6 +54,7 @@ async def start_or_find(
     current = await shard.current(namespace_id, request.workflow_id)
     shard.require_open()
     context = shard.context(namespace_id)
+    context.now = shard.current_runs.begins_at((namespace_id, request.workflow_id), context)
     state = current.state if current is not None else None
     outcome = machine.decide_id(
         state, request.request_id, request.workflow_id_reuse_policy, request.workflow_id_conflict_policy, context.now

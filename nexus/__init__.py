@@ -1,0 +1,1 @@
+"""The HTTP gateway of the Nexus protocol: see README.md."""

@@ -1,0 +1,1 @@
+"""Client libraries: see README.md. Nothing here imports a server package."""
