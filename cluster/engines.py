@@ -71,11 +71,9 @@ async def open_witness(config: RegionsConfig) -> Witness | None:
 
         return EtcdWitness(config.witness_etcd)
     if config.witness_store is not None:
-        from replication.witness_store import StoreWitness
+        from replication.witness_store import open_witness as open_store_witness
 
-        store = make_store(config.witness_store)
-        await store.open()
-        return StoreWitness(store)
+        return await open_store_witness(make_store(config.witness_store))
     return None
 
 
