@@ -12,7 +12,7 @@ FIRST ?= 1
 SEED ?= 1
 FUZZ_S ?= 60
 
-.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster fuzz properties clean
+.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster drill fuzz properties clean
 
 help: ## list these words
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ crash: $(READY) ## SIGKILLs at random moments under load, then the audit of ever
 
 crash-cluster: $(READY) ## three nodes killed, frozen and cut off under load; ARGS="--store mariadb --faults 50"
 	@$(PY) -m chaos.cluster $(ARGS)
+
+drill: $(READY) ## one region of two killed under load (ARGS="graceful": moved to and fro), 500 namespaces
+	@$(PY) -m chaos.regions $(ARGS)
 
 fuzz: $(READY) ## descriptor-driven fuzzing of every served call for FUZZ_S seconds
 	@OUTLAST_FUZZ_S=$(FUZZ_S) $(PY) -m pytest tests/fuzz --hypothesis-profile=default $(ARGS)
