@@ -200,6 +200,7 @@ class Assembly:
                 seams.make_regions, seams.store, seams.clock, seams.ids, seams.spawn, self.tokens, self.namespaces,
                 self.history, self.routed_history, peers, self.news, settings.failover, seams.witness,
             )  # fmt: skip
+            self.nexus.link(self.regions.port, self.namespaces, self.regions.is_leader, seams.spawn)
         peers.is_serving = True
 
     def _regions_of_records(self) -> RegionsOfRecords | None:

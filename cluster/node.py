@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cluster.routing.peers import Peers
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
+    from replication.figures import Family
     from replication.witness import Witness
 
 __all__ = ["MEMORY", "DatabaseInUse", "FileLock", "Node", "NodeConfig", "NotLoopback"]
@@ -239,10 +240,12 @@ class Node:
 
         config = self.config
         self.frontend = self.assembly.front(policy, time.perf_counter)
-        exposition = Exposition(self.frontend.figures, self._gauges(), {"matching_events": lambda: self.matching.counts})
+        counts = {"matching_events": lambda: self.matching.counts}
+        exposition = Exposition(self.frontend.figures, self._gauges(), counts, self._families)
         regions = self.assembly.regions
         mounts = []
         if regions is not None:
+            regions.control.is_healthy = lambda: not self._fault()
             region_pages = RegionPages(regions.control.admin, self.ids, self.frontend.drain)
             self._opened.append(("region pages", region_pages))
             mounts.append(region_pages.mount)
@@ -258,6 +261,10 @@ class Node:
             self.port = await transport.start(config.ip, config.port, config.is_port_shared)
             self._transport = transport
             self._opened.append(("grpc", transport))
+
+    def _families(self) -> list[Family]:
+        regions = self.assembly.regions
+        return [] if regions is None else regions.figures.families()
 
     def _gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
         return [

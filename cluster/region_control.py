@@ -14,6 +14,8 @@ import structlog
 from cluster.core.errors import CallerError, not_found, unavailable
 from cluster.history.service import HistoryService
 from cluster.membership.members import NodeInfo
+from cluster.namespaces.ownership_changes import Decide
+from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.registry import NamespaceRegistry
 from cluster.routing.everywhere import Everywhere
 from cluster.routing.peers import Peers
@@ -24,6 +26,7 @@ from replication.backlog import backlog_here, lag_notes_here, united_notes
 from replication.control import FailoverControl, FailoverSettings
 from replication.failover_ports import FailoverPorts
 from replication.failover_report import Backlog, united
+from replication.loss_ledger import LossLedger
 from replication.newcomers import Newcomers
 from replication.port import RegionPort
 from replication.region import Region
@@ -63,13 +66,14 @@ class RegionControl:
         self.is_healthy: Callable[[], bool] = lambda: True
         self._region, self._namespaces, self._clock, self._peers, self._spawn = region, namespaces, clock, peers, spawn
         self._here, self._shards_count = port.here, peers.ring.shard_count
+        self._losses = LossLedger(store, self._shards_count, clock)
         self.everywhere = Everywhere(peers)
         self.everywhere.answer(BACKLOG, self._backlog_here)
         self.everywhere.answer(LAG, self._lag_here)
         ports = FailoverPorts(
             calls=port,
             namespaces=namespaces,
-            change_ownership=namespaces.ownership_changes.change_ownership,
+            change_ownership=self._change_ownership,
             regions=namespaces.clusters.regions,
             backlog=self._backlog,
             lag=self._lag,
@@ -83,6 +87,7 @@ class RegionControl:
         )
         self.failovers = FailoverControl(ports, settings, peers.me, witness)
         namespaces.ownership_changes.before_move = self.failovers.before_move
+        history.may_acknowledge = self.failovers.may_acknowledge
         limits = VerifyLimits()
         node = ThisNode(port.here, history, region, spawn, newcomers.is_told, limits)
         whole = ThisRegion(node, self._shards_count, self._others)
@@ -109,6 +114,21 @@ class RegionControl:
 
     async def close(self) -> None:
         await self.failovers.close()
+
+    async def _change_ownership(self, namespace_id: str, decide: Decide, is_witnessed: bool = False) -> NamespaceRecord:
+        """As OwnershipChanges does it. What this region takes without the owner's word is noted as a cut: what the owner had not
+        shipped will be told as that in the ledger. (Of which positions, only the owner knows; they are left open.)"""
+        before = self._namespaces.cached_by_id(namespace_id)
+        record = await self._namespaces.ownership_changes.change_ownership(namespace_id, decide, is_witnessed)
+        if before is None or record.active_cluster != self._here or before.active_cluster == self._here:
+            return record
+        if record.ownership.writer != before.active_cluster:
+            versions = before.failover_version, record.failover_version
+            try:
+                await self._losses.note_cut(before.active_cluster, {}, namespace_id, *versions)
+            except StoreError as error:
+                log.error("a cut could not be noted: its ledger will not say what lies behind it", error=repr(error))
+        return record
 
     # --- what each node knows of its shards ---------------------------------------------------------------------------------
     async def _backlog(self, namespace_id: str, peer: str) -> Backlog:

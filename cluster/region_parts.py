@@ -24,6 +24,7 @@ from cluster.seams import Clock, Ids, Spawn
 from cluster.stores.base import Store
 from cluster.tokens import Tokens
 from replication.control import FailoverSettings
+from replication.figures import RegionFigures
 from replication.link import MakeRegions
 from replication.newcomers import Newcomers
 from replication.port import RegionPort
@@ -79,6 +80,7 @@ class RegionParts:
             self.port, self.region, namespaces, history, store, self.newcomers, peers, clock, ids, spawn, is_leader,
             self._shared_with, failover, witness,
         )  # fmt: skip
+        self.figures = RegionFigures(self.region, self.control.verification, self._name_of, clock.now_ns)
 
     async def start(self) -> None:
         """Raises StoreError."""
@@ -118,6 +120,10 @@ class RegionParts:
         record = self._namespaces.cached_by_id(namespace_id)
         here = self._namespaces.clusters.own.name
         return record is not None and record.is_replicated and peer in record.members and here in record.members
+
+    def _name_of(self, namespace_id: str) -> str:
+        record = self._namespaces.cached_by_id(namespace_id)
+        return namespace_id if record is None else record.name
 
     def _shared_with(self, peer: str) -> frozenset[str]:
         here = self._namespaces.clusters.own.name

@@ -108,6 +108,10 @@ class Gateway:
         """Whoever waits for a result is told to ask again."""
         self._results.waits.stop()
 
+    async def close(self) -> None:
+        """Before the port is closed, which waits for whoever waits."""
+        self.stop()
+
     def gauges(self) -> list[tuple[str, str, Callable[[], float]]]:
         """As Exposition takes them."""
         return [

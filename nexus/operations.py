@@ -111,7 +111,8 @@ class WorkflowOperations:
         )
 
     async def _until_closed(self, namespace: NamespaceRecord, workflow_id: str, wait_s: float) -> None:
-        """Or until the time is over; history itself says so after its own longest wait."""
+        """Or until the time is over. History answers after its own longest wait, and is asked again at once: a waiting caller
+        costs no more than that question."""
         request = GetWorkflowExecutionHistoryRequest(
             namespace=namespace.name,
             execution=WorkflowExecution(workflow_id=workflow_id),
@@ -120,7 +121,13 @@ class WorkflowOperations:
         )
         try:
             async with asyncio.timeout(wait_s):
-                await self._history.invoke("get_workflow_execution_history", namespace, workflow_id, request)
+                while True:
+                    answer = await self._ask(
+                        "get_workflow_execution_history", namespace, workflow_id, request, GetWorkflowExecutionHistoryResponse
+                    )
+                    if answer.history.events or not answer.next_page_token:
+                        return
+                    request.next_page_token = answer.next_page_token  # of the same run, whatever became current meanwhile
         except TimeoutError:
             return
 

@@ -311,14 +311,20 @@ class RegionAdmin:
         rows: list[Row] = msgspec.to_builtins(checks)
         return rows
 
-    async def failover_run(self, namespaces: list[str], to: str, kind: str, timeout_s: float | None) -> list[Row]:
-        """namespaces []: all that could move there."""
+    async def failover_run(
+        self, namespaces: list[str], to: str, kind: str, timeout_s: float | None, without_witness: bool = False
+    ) -> list[Row]:
+        """namespaces []: all that could move there. without_witness: forced while the witness cannot be asked; see control.py."""
         kinds = {one.value: one for one in (Kind.GRACEFUL, Kind.FORCED, Kind.HYBRID)}
         if kind not in kinds:
             raise invalid_argument(f"kind is one of {', '.join(kinds)}, not {kind!r}")
         names = namespaces or [one.name for one in self._shared() if to in one.members and one.active_cluster != to]
         for name in names:
             await self._namespaces.by_name(name)  # a wrong word is told before anything moves
+        if without_witness and kinds[kind] is not Kind.FORCED:
+            raise invalid_argument("without the witness a failover is forced, or it is none")
+        if without_witness:
+            return [_told(await self._failovers.fail_over(name, to, Kind.FORCED, without_witness=True)) for name in names]
         return [_told(report) for report in await self._failovers.fail_over_all(names, to, kinds[kind], timeout_s)]
 
     async def failover_status(self) -> Row:

@@ -123,7 +123,7 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
             reason = "" if is_retired else DELETED
             return RunDelta(*_name(key), tombstone=reason, claim=claim_of(state), successor=successor)
         events = await read_events(shard.store, shard.id, run, events_from, state.next_event_id - 1)
-        losers = [await losing_branch(shard, key, state, one) for one in shard.replicas.losers(key, state)]
+        losers = [await losing_branch(shard, run, one) for one in shard.replicas.losers(key, state)]
         if run.branch == branch:
             break
     return RunDelta(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from cluster.seams import Ids
+from replication.joined_link import JoinedLink
 from replication.limits import StreamLimits
 from replication.link import Link, LinkDown
 from replication.messages import Ack, Credit, Have, Hello, Message, Offer, Refusal, UnknownMessage, decode, encode, refusal_of
@@ -47,7 +48,11 @@ async def talk(link: Link, ours: Hello, parties: Parties, limits: StreamLimits, 
             await link.send(encode(Refusal(str(error))))
             raise
         log.info("linked with a region", peer=theirs.cluster, id=theirs.cluster_id)
-        await _exchange(link, theirs, sender, receiver, is_dialled)
+        joined = JoinedLink(link)
+        try:
+            await _exchange(joined, theirs, sender, receiver, is_dialled)
+        finally:
+            joined.close()
     finally:
         link.close()
 

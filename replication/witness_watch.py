@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
+import msgspec
 import structlog
 
 from cluster.core.errors import CallerError
 from cluster.namespaces.record import DELETED, NamespaceRecord
 from replication.failover import OwnershipAlarm
-from replication.failover_ports import FailoverPorts, reason_of
+from replication.failover_ports import FailoverPorts, nanoseconds, reason_of
 from replication.witness import LagNote, Owner, Witness, WitnessError, is_possible
 from replication.witness_lease import LeaseObserver, LeaseSettings, OwnLease
 from replication.witness_owners import OwnerRegister, Owners, adopted
@@ -34,6 +35,7 @@ class WitnessWatch:
         self.lease = OwnLease(witness, here, node, settings, ports.now_s)
         self.observer = LeaseObserver(witness, here, settings, ports.now_s)
         self._lag: dict[str, LagNote] = {}
+        self._lag_failing_since_s: float | None = None
         self._failures: dict[str, str] = {}  # by loop
         self._moved_at_s: dict[str, tuple[int, float]] = {}  # namespace id -> version, and when this node saw it first
         self._has_listed = False
@@ -55,10 +57,19 @@ class WitnessWatch:
         if self._ports.is_leading():
             try:
                 self._lag = await self._ports.lag()
+                self._lag_failing_since_s = None
             except CallerError as error:
                 log.info("the lag is not known now", reason=error.message)
-                self._lag = {}
+                if self._lag_failing_since_s is None:
+                    self._lag_failing_since_s = self._ports.now_s()
         return self.settings.renew_s
+
+    def _lag_now(self) -> dict[str, LagNote]:
+        """While a node of this region cannot be asked, what was known last grows older: who takes over judges by that."""
+        if self._lag_failing_since_s is None:
+            return self._lag
+        age_ns = nanoseconds(self._ports.now_s() - self._lag_failing_since_s)
+        return {peer: msgspec.structs.replace(note, oldest_ns=note.oldest_ns + age_ns) for peer, note in self._lag.items()}
 
     async def _guarded(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
         """What passes is tried again, and said once."""
@@ -75,7 +86,7 @@ class WitnessWatch:
     # --- the lease -------------------------------------------------------------------------------------------------------------
     async def keep_lease(self) -> None:
         """Raises WitnessError, CallerError."""
-        if not await self.lease.renew(self._lag):
+        if not await self.lease.renew(self._lag_now()):
             await self._confirm_all()
         elif self.lease.should_refresh:
             await self.follow()

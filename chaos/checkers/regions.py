@@ -20,7 +20,7 @@ from chaos.checkers.written import EventName
 E = EventType
 LOST_ITS_ID = "Another region began run"  # how the reason begins with which a run that lost its workflow id is terminated
 APPENDED_AGAIN = frozenset({"reapply", "reset", "inbox"})
-NEVER_APPENDED = frozenset({"rolled back", "run again"})
+STILL_KEPT = frozenset({"inbox", "merged"})  # it is in no history, and need not be
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def i8_timers_in_time(evidence: RegionsEvidence) -> list[Violation]:
             elif event.event_type == E.EVENT_TYPE_TIMER_FIRED:
                 started_id = event.timer_fired_event_attributes.started_event_id
                 if event.event_time.ToNanoseconds() < due_ns.get(started_id, 0):
-                    found.append(_violation("I8", history, f"the timer of event {started_id} fired too early, at {event.event_id}"))
+                    text = f"the timer of event {started_id} fired too early, at {event.event_id}"
+                    found.append(_violation("I8", history, text))
     return found
 
 
@@ -108,13 +109,13 @@ def i11_graceful_loses_nothing(evidence: RegionsEvidence) -> list[Violation]:
     if not evidence.is_graceful:
         return []
     found = [
-        Violation("I11", "", line.run_id, f"event {line.number} of version {line.version} lost in a graceful failover: {line.reason}")
+        Violation("I11", "", line.run_id, f"event {line.number} of version {line.version} lost, unforced: {line.reason}")
         for line in evidence.lines
     ]
     if evidence.forks_count:
         found.append(Violation("I11", evidence.namespace, "", f"{evidence.forks_count} runs forked, and nothing was forced"))
-    found += [_violation("I11", one, "lost its workflow id, and nothing was forced") for one in evidence.final if lost_its_id(one)]
-    return found
+    beaten = [one for one in evidence.final if lost_its_id(one)]
+    return found + [_violation("I11", one, "lost its workflow id, and nothing was forced") for one in beaten]
 
 
 def i13_deleted_stays_deleted(evidence: RegionsEvidence) -> list[Violation]:
@@ -172,6 +173,11 @@ def i17_acknowledged_is_kept(evidence: RegionsEvidence) -> list[Violation]:
     for history in evidence.final:
         for one in recorded(history):
             kept.setdefault(one.token, []).append((history, one.is_inherited))
+    admitted = {
+        event.workflow_execution_update_admitted_event_attributes.request.meta.update_id
+        for history in evidence.final
+        for event in history.events
+    }
     gone: dict[str, list[EventName]] = {}
     for name, data in evidence.lost.items():
         for token in {found.decode() for found in TOKEN.findall(data)}:
@@ -183,17 +189,17 @@ def i17_acknowledged_is_kept(evidence: RegionsEvidence) -> list[Violation]:
     for act in evidence.ledger:
         if act.kind != ActKind.START:
             found += _twice(act, kept.get(act.token, []), evidence)
-        if act.outcome != Outcome.ACKED or act.token in kept or act.kind == ActKind.START:
+        if act.outcome != Outcome.ACKED or act.token in kept or act.token in admitted or act.kind == ActKind.START:
             continue
-        if act.run_id in evidence.deleted:
-            continue
+        if act.run_id in evidence.deleted or (evidence.deleted and not act.run_id):
+            continue  # it went with a run that was deleted, perhaps
         outcomes = {line.outcome for name in gone.get(act.token, []) for line in lines.get(name, [])}
         runs = evidence.buffered.get(act.token, set())
         outcomes |= {line.outcome for line in evidence.lines if line.source == "buffered" and line.run_id in runs}
         if not outcomes:
             text = f"{act.kind} {act.token} was acknowledged, and is in no history and no line of the ledger"
             found.append(Violation("I17", act.workflow_id, act.run_id, text))
-        elif act.kind in (ActKind.SIGNAL, ActKind.UPDATE) and outcomes <= NEVER_APPENDED:
+        elif act.kind in (ActKind.SIGNAL, ActKind.UPDATE) and not outcomes & STILL_KEPT:
             text = f"{act.kind} {act.token} was acknowledged, and the ledger says only {sorted(outcomes)}"
             found.append(Violation("I17", act.workflow_id, act.run_id, text))
     return found

@@ -1,4 +1,4 @@
-"""The network between regions: streams and calls from node to node, on virtual time. `replication.link.RemoteRegions` for each node.
+"""The network between regions: streams and calls from node to node, on virtual time; `RemoteRegions` for each node.
 
     Between       the ways between the hosts of different regions, and what goes wrong on them
     RegionsSeen   all of it as one node sees it: forward, dial
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
@@ -220,10 +221,8 @@ class Between:
         slot = self.regions[node.region.name].slots[node.host]
 
         async def served() -> None:
-            try:
+            with suppress(NodeDied, LinkDown):
                 await slot.run_inside(lambda: node.accept_region(far), "accept a link")
-            except (NodeDied, LinkDown):
-                pass
             far.close()
 
         with owned_by(""):
@@ -291,9 +290,9 @@ class Between:
         if known is not None:
             hosts = [known, *(one for one in hosts if one != known)]
         for target in hosts:
-            if not self.is_open(host, target):
-                if not await self._opens(host, target, min(timeout_s, self._draw.uniform(*GIVEN_UP_S))):
-                    continue
+            patience_s = min(timeout_s, self._draw.uniform(*GIVEN_UP_S))
+            if not self.is_open(host, target) and not await self._opens(host, target, patience_s):
+                continue
             if self.regions[region].slots[target].node is not None:
                 self._chosen[host, region] = target
                 return target

@@ -285,6 +285,12 @@ class Requests:
         reply = await self.until_answered(client, [], "ResetWorkflowExecution", request)
         return reply.run_id if reply is not None else ""
 
+    async def delete(self, client: str, workflow_id: str, run_id: str) -> bool:
+        """True if acked."""
+        execution = WorkflowExecution(workflow_id=workflow_id, run_id=run_id)
+        request = api.DeleteWorkflowExecutionRequest(namespace=self.namespace, workflow_execution=execution)
+        return await self.until_answered(client, [], "DeleteWorkflowExecution", request) is not None
+
     async def current_run(self, client: str, workflow_id: str) -> tuple[str, bool]:
         """(run id, is open) of the current run; ("", False) if there is none or nobody answers."""
         request = api.DescribeWorkflowExecutionRequest(

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from chaos.sim import peer_faults, store_faults
 from chaos.sim.canonical import STORIES
 from chaos.sim.one_fault import Report
-from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
 from chaos.sim.region_story import PARTS
+from chaos.sim.safeguards import SAFEGUARDS, find_hole, removed
 from chaos.sim.seeds import Result, Wanted, run_seed
 from chaos.sim.shrink import shrink
 from chaos.sim.tally import Tally

@@ -48,15 +48,16 @@ class LinkEnd:
         self._held: list[bytes] = []  # have come as far as the cut
         self._sent_count = self._under_way_bytes = 0
         self._not_before_ns = 0
-        self._room: asyncio.Future[None] | None = None
+        self._without_room: list[asyncio.Future[None]] = []
         self._is_half_open = False
         self._reason = "the link is closed"
 
     # --- Link ---------------------------------------------------------------------------------------------------------------
     async def send(self, data: bytes) -> None:
         while self._under_way_bytes > ROOM_BYTES and not self.is_over:
-            self._room = running_loop().create_future()
-            await self._room
+            room: asyncio.Future[None] = running_loop().create_future()
+            self._without_room.append(room)
+            await room
         if self.is_over:
             raise LinkDown(self._reason)
         self._sent_count += 1
@@ -116,9 +117,9 @@ class LinkEnd:
         if self.is_over:
             return
         self.is_over, self._reason = True, reason
-        for waiting in (self._waiting, self._room):
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+        self._tell_room()
 
     def way_opened(self) -> None:
         held, self._held = self._held, []
@@ -131,14 +132,19 @@ class LinkEnd:
             self._held.append(data)
             return
         self._under_way_bytes -= len(data)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._tell_room()
         peer = self.peer
         if peer.is_over or peer.is_gone:
             return
         peer._arrived.append(data)
         if peer._waiting is not None and not peer._waiting.done():
             peer._waiting.set_result(None)
+
+    def _tell_room(self) -> None:
+        waiting, self._without_room = self._without_room, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
 
     def _closed_there(self) -> None:
         if self._between.is_open(self.host, self.peer.host) and not self._is_half_open:

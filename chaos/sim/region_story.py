@@ -56,6 +56,8 @@ HEALED_DELAY_S_MAX = 0.02
 LOOK_S = 0.5
 
 
+Run = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
+
 # What a story can do without, for finding out what a failure needs (shrink.py).
 FAULTS = ("store", "reply", "worker", "link", "peer", "registry", "call", "message", "visibility", "torn")
 PARTS = (*FAULTS, "node-trouble", "region-trouble", "failovers", "clients-r1", "clients-r2", "clients-r3")
@@ -112,7 +114,8 @@ class RegionStory:
         name = f"{region.name}-{namespace}"
         requests = Requests(door, self.ledgers[namespace], self.streams(f"requests {name}"), 0.1, 40.0, namespace, f"{name}-")
         self.requests.append(requests)
-        self.workloads.append(Workload(door, requests, draw.choice([1, 2, 4]), ids_count, pause_s, f"client-{name}"))
+        clients_count, deletes = draw.choice([1, 2, 4]), draw.random() < 0.3
+        self.workloads.append(Workload(door, requests, clients_count, ids_count, pause_s, f"client-{name}", deletes))
         self.workers.append(
             SimWorker(
                 f"worker-{name}",
@@ -133,8 +136,11 @@ class RegionStory:
         troubles = "\n".join(f"{name}: {trouble.drew()}" for name, trouble in self.troubles.items())
         configs = "\n".join(f"{region.name}: {region.config}" for region in self.world.regions)
         return (
-            f"safety {self.safety_s} s, {self.failovers.drew()}, {self.region_trouble.drew()}\n{troubles}\n{configs}\nrates {rates}\n"
-            + "\n".join(f"{one.name}: {one.clients_count} clients on {len(one.ids)} ids, pause {one.pause_s}" for one in self.workloads)
+            f"safety {self.safety_s} s, {self.failovers.drew()}, {self.region_trouble.drew()}\n"
+            f"{troubles}\n{configs}\nrates {rates}\n"
+            + "\n".join(
+                f"{one.name}: {one.clients_count} clients on {len(one.ids)} ids, pause {one.pause_s}" for one in self.workloads
+            )
         )
 
     # --- phases -------------------------------------------------------------------------------------------------------------
@@ -172,9 +178,9 @@ class RegionStory:
         self.served_ms.append(round((loop.time() - began) * 1000))
         await self._judge()
 
-    def _troubles(self) -> list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]]:
+    def _troubles(self) -> list[Run]:
         """Those that run until healing begins. What adds later nodes has to run in any case."""
-        of_nodes: list[tuple[str, Callable[[], Coroutine[Any, Any, None]]]] = [("node-trouble", one.run) for one in self.troubles.values()]
+        of_nodes: list[Run] = [("node-trouble", one.run) for one in self.troubles.values()]
         if "node-trouble" in self.less:
             for trouble in self.troubles.values():
                 trouble.every_s = 0.0
@@ -250,7 +256,8 @@ class RegionStory:
         await self._until(gathering.are_rows_written, "visibility is not told of everything", 60.0)
         self.violations += await gathering.judge()
         for region in self.world.regions:
-            self.violations += [*map(str, one_writer_per_shard(region.ownership)), *map(str, moves_follow_the_ring(region.ownership))]
+            ownership = region.ownership
+            self.violations += map(str, [*one_writer_per_shard(ownership), *moves_follow_the_ring(ownership)])
             self.violations += [f"{region.name}: {text}" for text in open_in_one_place(region)]
         running_loop().trace("over", runs=len(gathering.states(self.world.region.name)))
 

@@ -81,16 +81,15 @@ class Gathering:
         return {key: state for key, state in sorted(states.items()) if not state.is_deleted}
 
     def deleted(self) -> frozenset[str]:
-        return frozenset(
-            key.run_id
-            for chronicle in self.story.chronicles.values()
-            for key, state in chronicle.advance().items()
-            if state.is_deleted
-        )
+        """Where a region has deleted it, or a client was told so."""
+        told = {run_id for workload in self.story.workloads for run_id in workload.deleted}
+        chronicles = self.story.chronicles.values()
+        return frozenset(told | {key.run_id for one in chronicles for key, state in one.advance().items() if state.is_deleted})
 
     async def has_converged(self) -> bool:
         """The same runs in the same states in all regions, and nothing left to tell."""
-        one, *others = ({key: checksum(state) for key, state in self.states(region.name).items()} for region in self.world.regions)
+        names = [region.name for region in self.world.regions]
+        one, *others = ({key: checksum(state) for key, state in self.states(name).items()} for name in names)
         return all(one == other for other in others) and all(not lag for lag in self._lags())
 
     def _lags(self) -> list[str]:

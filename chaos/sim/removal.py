@@ -15,13 +15,16 @@ from typing import Any
 from chaos.sim.canonical import STORIES
 from chaos.sim.one_fault import run_all
 from chaos.sim.peer_faults import PEERS
+from chaos.sim.seeds import Wanted, run_seed
 from chaos.sim.store_faults import STORE
-from chaos.sim.seeds import run_seed
 
 Put = Callable[[Any, str, Any], None]
 Patch = Callable[[Put], None]
 SAFEGUARDS: dict[str, Patch] = {}
-NODES: dict[str, int] = {}  # of those that only a cluster can miss
+WANTED: dict[str, Wanted] = {}  # of those that only a cluster can miss, or several regions
+ONE_NODE = Wanted(1)
+CLUSTER = Wanted(3)
+REGIONS = Wanted(None, 2)
 
 
 def safeguard(patch: Patch) -> Patch:
@@ -30,13 +33,18 @@ def safeguard(patch: Patch) -> Patch:
 
 
 def cluster_safeguard(patch: Patch) -> Patch:
-    NODES[patch.__name__] = 3
+    WANTED[patch.__name__] = CLUSTER
+    return safeguard(patch)
+
+
+def region_safeguard(patch: Patch) -> Patch:
+    WANTED[patch.__name__] = REGIONS
     return safeguard(patch)
 
 
 @contextmanager
-def removed(name: str | None) -> Iterator[None]:
-    """Inside, the program runs without this safeguard; None removes nothing."""
+def removed(*names: str | None) -> Iterator[None]:
+    """Inside, the program runs without these safeguards; None removes nothing."""
     undo: list[tuple[Any, str, Any]] = []
 
     def put(owner: Any, attribute: str, value: Any) -> None:
@@ -44,8 +52,9 @@ def removed(name: str | None) -> Iterator[None]:
         setattr(owner, attribute, value)
 
     try:
-        if name is not None:
-            SAFEGUARDS[name](put)
+        for name in names:
+            if name is not None:
+                SAFEGUARDS[name](put)
         yield
     finally:
         for owner, attribute, value in reversed(undo):
@@ -58,17 +67,19 @@ class Found:
     text: str
 
 
-def find_hole(name: str, seeds: Iterable[int]) -> Found | None:
-    """What shows that the safeguard is missing; None = nothing did."""
-    nodes = NODES.get(name, 1)
+def find_hole(name: str, seeds: Iterable[int], and_without: str | None = None) -> Found | None:
+    """What shows that the safeguard is missing; None = nothing did. and_without: another one that is removed with it."""
+    wanted = WANTED.get(name, ONE_NODE)
     for seed in seeds:
-        with removed(name):
-            violations = run_seed(seed, nodes=nodes).violations
-        if violations and not run_seed(seed, nodes=nodes).violations:
+        with removed(name, and_without):
+            violations = run_seed(seed, wanted=wanted).violations
+        if violations and not run_seed(seed, wanted=wanted).violations:
             return Found(f"seed {seed}", violations[0])
-    target = PEERS if nodes > 1 else STORE
+    if wanted == REGIONS:
+        return None
+    target = PEERS if wanted == CLUSTER else STORE
     for story in STORIES:
-        with removed(name):
+        with removed(name, and_without):
             failures = run_all(target, story, every=3).failures
         if failures and not run_all(target, story, every=3).failures:
             return Found(f"one fault in {story}", failures[0])

@@ -1,4 +1,5 @@
-"""The safeguards that a single node needs, for removal.py to remove; those of a cluster besides: cluster_safeguards.py."""
+"""The safeguards that a single node needs, for removal.py to remove; those of a cluster and of regions besides:
+cluster_safeguards.py, region_safeguards.py."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import contextlib
 import contextvars
 from typing import Any
 
-from chaos.sim import cluster_safeguards
+from chaos.sim import cluster_safeguards, region_safeguards
 from chaos.sim.removal import SAFEGUARDS, Put, find_hole, removed, safeguard
 from cluster.core.errors import not_found
 from cluster.core.machines import activity, activity_calls, lifecycle, start, update
@@ -23,7 +24,7 @@ from cluster.stores.base import Lease, StoreUnknown
 from cluster.stores.faulty import FaultyStore
 from cluster.stores.memory import MemoryStore
 
-__all__ = ["SAFEGUARDS", "cluster_safeguards", "find_hole", "removed"]
+__all__ = ["SAFEGUARDS", "cluster_safeguards", "find_hole", "region_safeguards", "removed"]
 
 # Whether the running job writes rows; belongs to the job, so that nothing is left of it when its node is killed.
 IN_SLICE: contextvars.ContextVar[bool] = contextvars.ContextVar("chaos_sim_in_slice", default=False)

@@ -286,7 +286,7 @@ class Story:
         self.violations += judge(evidence)
         ownership = self.world.region.ownership
         self.violations += [*one_writer_per_shard(ownership), *moves_follow_the_ring(ownership)]
-        self.violations += await states_agree(self.world.region, self.chronicle, histories)
+        self.violations += await self._states_agree(histories)
         self.violations += await list_agrees(self.world, self.chronicle, histories)
         self.violations += open_in_one_place(self.world.region)
         await self._restart(share=1.0)
@@ -294,10 +294,13 @@ class Story:
         for first, second in zip(histories, again, strict=True):
             if first.events != second.events:
                 self.violations.append(f"after another crash the history of {first.workflow_id} {first.run_id} is another one")
-        self.violations += [f"after another crash: {text}" for text in await states_agree(self.world.region, self.chronicle, again)]
+        self.violations += [f"after another crash: {text}" for text in await self._states_agree(again)]
         for history in histories:
             for event in history.events:
                 running_loop().trace("event", run=history.run_id, data=event.SerializeToString(deterministic=True))
+
+    async def _states_agree(self, histories: list[RunHistory]) -> list[str]:
+        return await states_agree(self.world.region, self.chronicle, histories)
 
     def result(self, seed: int) -> Result:
         injected = self.injected + self.trouble.injected

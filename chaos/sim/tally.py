@@ -6,10 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
+from chaos.sim.between import BetweenFault
 from chaos.sim.disk import TORN_CHECKPOINT, VISIBILITY_DOWN
+from chaos.sim.failovers import FailoverKind
 from chaos.sim.faults import ReplyFault, WorkerFault
+from chaos.sim.link_ends import LinkFault as MessageFault
 from chaos.sim.network import LinkFault
 from chaos.sim.peer_calls import PeerFault
+from chaos.sim.region_trouble import RegionFault
 from chaos.sim.registry import RegistryFault
 from chaos.sim.story import Result
 from chaos.sim.trouble import OF_ONE_NODE, NodeTrouble
@@ -20,6 +24,7 @@ SEEDS_FOR_EVERY_KIND = 100
 KINDS_OF_ONE_NODE = frozenset(
     map(str, [*FaultKind, *ReplyFault, *WorkerFault, *OF_ONE_NODE, VISIBILITY_DOWN, TORN_CHECKPOINT])
 )
+KINDS_OF_REGIONS = frozenset(map(str, [*BetweenFault, *MessageFault, *FailoverKind, *RegionFault]))
 KINDS = KINDS_OF_ONE_NODE | frozenset(map(str, [*NodeTrouble, *LinkFault, *PeerFault, *RegistryFault]))
 
 
@@ -30,7 +35,7 @@ class Tally:
         self.failing: list[Result] = []
         self.injected: Counter[str] = Counter()
         self._acts: Counter[str] = Counter()
-        self._took_ms: dict[int, list[int]] = {}  # by number of nodes
+        self._took_ms: dict[tuple[int, int], list[int]] = {}  # by number of regions and of all nodes
         self._served_ms: list[int] = []
         self._runs_count = self._events_count = 0
         self._hash = hashlib.blake2b(digest_size=16)
@@ -42,7 +47,7 @@ class Tally:
             self.failing.append(result)
         self.injected.update({str(kind): number for kind, number in result.injected.items()})
         self._acts.update(result.acts)
-        self._took_ms.setdefault(result.nodes_count, []).append(result.took_ms)
+        self._took_ms.setdefault((result.regions_count, result.nodes_count), []).append(result.took_ms)
         if result.nodes_count > 1:
             self._served_ms += result.served_ms
         self._runs_count += result.runs_count
@@ -57,14 +62,16 @@ class Tally:
         """Kinds of faults that so many seeds should have tried and did not."""
         if self.seeds_count < SEEDS_FOR_EVERY_KIND:
             return []
-        wanted = KINDS_OF_ONE_NODE if set(self._took_ms) == {1} else KINDS
+        wanted = KINDS_OF_ONE_NODE if set(self._took_ms) == {(1, 1)} else KINDS
+        if any(regions > 1 for regions, _ in self._took_ms):
+            wanted |= KINDS_OF_REGIONS
         return sorted(wanted - self.injected.keys())
 
     def lines(self) -> Iterator[str]:
         yield f"{self.seeds_count} seeds, {self._runs_count} runs, {self._events_count} events"
         yield "speed    " + ", ".join(
-            f"{len(took)} seeds of {nodes} nodes at {1000 * len(took) / max(1, sum(took)):.1f} seeds per s of one core"
-            for nodes, took in sorted(self._took_ms.items())
+            f"{len(took)} seeds of {nodes} nodes{_in(regions)} at {1000 * len(took) / max(1, sum(took)):.1f} seeds per s and core"
+            for (regions, nodes), took in sorted(self._took_ms.items())
         )
         if served := sorted(self._served_ms):
             p50, p99 = (served[int(share * (len(served) - 1))] for share in (0.5, 0.99))
@@ -77,3 +84,7 @@ class Tally:
             yield f"never injected: {', '.join(missing)}: these faults were not tried"
         if self.failing:
             yield "failing seeds: " + " ".join(str(result.seed) for result in self.failing)
+
+
+def _in(regions: int) -> str:
+    return "" if regions == 1 else f" in {regions} regions"

@@ -372,7 +372,10 @@ class SimWorker:
             await asyncio.sleep(min(left_s, 0.5))
             if left_s > 0.5:
                 beat = api.RecordActivityTaskHeartbeatRequest(
-                    namespace=self.requests.namespace, task_token=task.task_token, identity=self.name, details=payloads(takes_s - left_s)
+                    namespace=self.requests.namespace,
+                    task_token=task.task_token,
+                    identity=self.name,
+                    details=payloads(takes_s - left_s),
                 )
                 try:
                     if (await self._call("RecordActivityTaskHeartbeat", beat)).cancel_requested:

@@ -39,11 +39,21 @@ WEIGHTS = {
 }
 
 
+DELETES = {"delete": 2}  # not in a story of one region, whose checkers look for every run
+
+
 class Workload:
     """`run` until `stop`; every client then finishes what it is at."""
 
     def __init__(
-        self, world: World | Door, requests: Requests, clients_count: int, ids_count: int, pause_s: float, name: str = "client"
+        self,
+        world: World | Door,
+        requests: Requests,
+        clients_count: int,
+        ids_count: int,
+        pause_s: float,
+        name: str = "client",
+        deletes: bool = False,
     ) -> None:
         self.world = world
         self.requests = requests
@@ -51,6 +61,8 @@ class Workload:
         self.ids = [f"w{number}" for number in range(ids_count)]
         self.pause_s = pause_s
         self.name = name
+        self.weights = WEIGHTS | DELETES if deletes else WEIGHTS
+        self.deleted: list[str] = []  # run ids whose deletion was acknowledged
         self.resets: list[str] = []  # run ids that an acked reset made
         self._stopping = False
 
@@ -63,7 +75,7 @@ class Workload:
     async def _client(self, name: str) -> None:
         stream = self.world.streams(name)
         while not self._stopping:
-            verb = stream.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            verb = stream.choices(list(self.weights), list(self.weights.values()))[0]
             await getattr(self, f"_{verb}")(name, stream.choice(self.ids), stream)
             await asyncio.sleep(stream.uniform(0, 2 * self.pause_s))
 
@@ -129,10 +141,18 @@ class Workload:
             running_loop().trace("reset", base=run_id, run=made)
             self.resets.append(made)
 
+    async def _delete(self, name: str, workflow_id: str, stream: random.Random) -> None:
+        """A run that may be open, closed, current or not."""
+        run_id, _ = await self.requests.current_run(name, workflow_id)
+        if run_id and await self.requests.delete(name, workflow_id, run_id):
+            self.deleted.append(run_id)
+
     async def _read(self, name: str, workflow_id: str, stream: random.Random) -> None:
         """Waits for news of the current run, as a client that awaits a result does."""
         execution = WorkflowExecution(workflow_id=workflow_id)
-        request = api.GetWorkflowExecutionHistoryRequest(namespace=self.requests.namespace, execution=execution, wait_new_event=True)
+        request = api.GetWorkflowExecutionHistoryRequest(
+            namespace=self.requests.namespace, execution=execution, wait_new_event=True
+        )
         answer = await self.requests.maybe(name, "GetWorkflowExecutionHistory", request)
         if answer is not None and answer.next_page_token:
             request.next_page_token = answer.next_page_token

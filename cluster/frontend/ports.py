@@ -95,6 +95,10 @@ class EndpointsPort(Protocol):
 
     async def list(self, page_size: int, after: str, name: str) -> tuple[list[Endpoint], str]: ...
 
+    async def leading_to(self, namespace_id: str) -> str:
+        """The name of an endpoint whose workers are in that namespace; "" if there is none."""
+        ...
+
 
 class NamespacesPort(Protocol):
     """The registry. `cached` and `cached_by_id` cost nothing; the others may read the store and raise CallerError, NOT_FOUND with

@@ -13,7 +13,8 @@
 | POST /regions/verify                | namespace, region ("" = each), is_fresh                |
 | POST /regions/quarantine/retry      | id                                                     |
 | POST /regions/quarantine/drop       | id                                                     |
-| POST /regions/failover/run          | namespaces ([] = all), to, kind, timeout_s             |
+| POST /regions/failover/run          | namespaces ([] = all), to, kind, timeout_s,            |
+|                                     | without_witness                                        |
 
 An error is {"code": "NOT_FOUND", "message": "..."}, with the public API's words. A POST must say that it is JSON: a form of a
 web page that somebody happens to look at cannot. What a POST began goes on when its caller hangs up.
@@ -77,6 +78,7 @@ class RunAsk(msgspec.Struct, forbid_unknown_fields=True):
     kind: str
     namespaces: list[str] = []
     timeout_s: float | None = None
+    without_witness: bool = False
 
 
 class RegionPages:
@@ -100,7 +102,10 @@ class RegionPages:
         self._post(app, "quarantine/retry", RowAsk, lambda ask: admin.quarantine_retry(ask.id))
         self._post(app, "quarantine/drop", RowAsk, lambda ask: admin.quarantine_drop(ask.id))
         self._post(
-            app, "failover/run", RunAsk, lambda ask: admin.failover_run(ask.namespaces, ask.to, ask.kind, ask.timeout_s)
+            app,
+            "failover/run",
+            RunAsk,
+            lambda ask: admin.failover_run(ask.namespaces, ask.to, ask.kind, ask.timeout_s, ask.without_witness),
         )
 
     async def close(self) -> None:

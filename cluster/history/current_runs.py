@@ -77,14 +77,15 @@ class CurrentRuns:
             before.append(former.state.took_id_at)
         return max([context.now, *(at + 1 for at in before)])
 
-    def begins(self, run: Run) -> None:
-        """The run has taken the place of the one before it."""
+    def begins(self, run: Run, *, is_replay: bool = False) -> None:
+        """The run has taken the place of the one before it. is_replay: what it became is replayed yet (see `replayed`)."""
         former = self._runs.get(name_of(run.key))
         if former is not None and former is not run:
             former.is_current = former.is_pointed_to = False
         run.is_current = True
         self._runs[name_of(run.key)] = run
-        self.make_place(name_of(run.key))
+        if run.state.next_event_id > 1 and not is_replay:  # one that begins now has no state yet, and comes after all others
+            self.make_place(name_of(run.key))
         self.on_begin(run)
 
     def claims(self, run: Run) -> Run | None:
@@ -143,6 +144,13 @@ class CurrentRuns:
             if not one.state.is_deleted and not one.is_evicted:
                 became = self.claims(one) or became
         return became
+
+    def replayed(self) -> list[Run]:
+        """All entries are folded: only now is it known what each run claims. Returns the current runs."""
+        for name in list(self._runs):
+            self.contend_again(name)
+            self.make_place(name)
+        return list(self._runs.values())
 
     def who_beats(self, loser: Run) -> Run | None:
         """The run that has the place of this one: the current one, or one that stands for a deleted run that came after it."""

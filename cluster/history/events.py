@@ -13,7 +13,7 @@ from cluster.core.state import RunState, checksum
 from cluster.core.without_notes import hash_differs, without_notes
 from cluster.history.journal import shard_is_moving
 from cluster.history.run import Run
-from cluster.stores.base import CorruptRecord, ShardId, Store, StoreError
+from cluster.stores.base import CorruptRecord, HistoryBlob, ShardId, Store, StoreError
 
 BLOB_BRANCH = 0  # of a run that no other region has replaced by its own branch
 DIFFERENCE_CHARS_MAX = 500
@@ -36,14 +36,23 @@ async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: 
         raise data_loss("history", str(error)) from error
     except StoreError as error:
         raise shard_is_moving() from error
-    found: list[bytes] = []
-    for blob in blobs:
-        for offset, event in enumerate(split_framed(blob.data)):
-            if first <= blob.first_event_id + offset <= min(last, tail_first - 1):
-                found.append(event)
+    found = events_of(blobs, first, min(last, tail_first - 1))
     if len(found) != min(last, tail_first - 1) - first + 1:
         raise CallerError(Code.DATA_LOSS, f"History events {first} to {last} of run {run.key.run_id} are not all there.")
     return found + state_tail[: last - tail_first + 1]
+
+
+def events_of(blobs: Sequence[HistoryBlob], first: int, last: int) -> list[bytes]:
+    """Events first..last, or those up to the first that is missing. Blobs may overlap: events of another region are stored before
+    the journal says so, and a crash may leave them without that. A blob that begins later was written by a later state."""
+    found: list[bytes] = []
+    for blob in sorted(blobs, key=lambda one: one.first_event_id):
+        if blob.first_event_id > first + len(found):
+            break
+        events = list(split_framed(blob.data))
+        del found[max(0, blob.first_event_id - first) :]
+        found += events[max(0, first - blob.first_event_id) :]
+    return found[: last - first + 1]
 
 
 def page_end(events: list[bytes], bytes_max: int) -> int:

@@ -15,6 +15,7 @@ from cluster.core.branches import Head, Point, contains, head_of, history_hash, 
 from cluster.core.events import join_framed, split_framed
 from cluster.core.ledger import LedgerLine
 from cluster.core.state import RunState, SnapshotFormatError, checksum, decode_state, encode_state
+from cluster.history.events import events_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, state_as_entry, store_events
 from cluster.history.replicas import KeptBranch, Replicas
 from cluster.history.run import Run
@@ -129,15 +130,26 @@ async def keep_loser(shard: Shard, run: Run, loser: LosingBranch) -> list[Ledger
     return await settle_loss(shard, key, Lost(theirs.state, theirs.events_from, theirs.events))
 
 
-async def losing_branch(shard: Shard, key: RunKey, winner: RunState, kept: KeptBranch) -> LosingBranch:
-    """A branch that was kept, as it is told: with its events from the fork on. Raises StoreError."""
-    first = max(kept.events_from, lca_event(head_of(winner), kept.head).number + 1)
-    events: list[bytes] = []
-    for blob in await shard.store.history(shard.id, key, kept.number, first, kept.head.last_event_id):
-        for event_id, event in enumerate(split_framed(blob.data), blob.first_event_id):
-            if first <= event_id <= kept.head.last_event_id:
-                events.append(event)
-    return LosingBranch(kept.head, kept.state, first, join_framed(events))
+async def losing_branch(shard: Shard, run: Run, kept: KeptBranch) -> LosingBranch:
+    """A branch that was kept, as it is told: with all of its events, since where it forks off depends on which branch the other
+    side has. Raises CallerError, StoreError."""
+    events = await _events_of_branch(shard, run, kept, kept.head.last_event_id)
+    return LosingBranch(kept.head, kept.state, kept.head.last_event_id - len(events) + 1, join_framed(events))
+
+
+async def _events_of_branch(shard: Shard, run: Run, kept: KeptBranch, last: int) -> list[bytes]:
+    """Up to that one. Those before the fork are in the branch it forked off from, which may have lost since."""
+    first, shared = kept.events_from, kept.events_from - 1
+    blobs = await shard.store.history(shard.id, run.key, kept.number, first, last) if first <= last else []
+    events = events_of(blobs, first, last)
+    if not shared:
+        return events
+    if lca_event(head_of(run.state), kept.head).number >= shared:
+        return await shard.events(run, 1, shared) + events
+    for other in _replicas(shard).listed(run.key):
+        if other.events_from < first and lca_event(other.head, kept.head).number >= shared:
+            return await _events_of_branch(shard, run, other, shared) + events
+    return events
 
 
 async def salvage_kept(shard: Shard, namespace_id: str) -> None:
@@ -152,7 +164,7 @@ async def salvage_kept(shard: Shard, namespace_id: str) -> None:
             continue
         for kept in replicas.losers(key, run.state):
             try:
-                await keep_loser(shard, run, await losing_branch(shard, key, run.state, kept))
+                await keep_loser(shard, run, await losing_branch(shard, run, kept))
             except Poison as error:
                 log.error("a branch that was kept cannot be salvaged", run=key, branch=kept.number, reason=error.reason)
     await replicas.look_again()

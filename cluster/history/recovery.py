@@ -52,10 +52,28 @@ class Replay:
         if shard.set_aside_runs or self._rowless:
             # Rows and journal that do not fit together may be of two moments, with another owner's checkpoint in between.
             await shard.store.checkpoint(shard.lease, [], [], [], 0)
+        await self._settle_current_runs()
         for key, reason in shard.set_aside_runs.items():
             log.error("a run cannot be replayed and is set aside", run=key, shard=shard.id, reason=reason)
         for key in self._rowless:
             log.error("a run's row is missing, and nothing says that it was deleted", run=key, shard=shard.id)
+
+    async def _settle_current_runs(self) -> None:
+        """A run that lost its place may have been replayed without the one that has it now."""
+        shard = self._shard
+        for current in shard.current_runs.replayed():
+            state, successor = current.state, current.state.new_run_id or current.state.reset_run_id
+            key = RunKey(state.namespace_id, state.workflow_id, successor)
+            if shard.replicas is None or not successor or current.key not in self._foreign or key in shard.set_aside_runs:
+                continue
+            try:
+                row = None if key in shard.runs else await shard.store.load(shard.id, key)
+                run = shard.runs.get(key) or (None if row is None else shard.admit(row))
+            except CorruptRecord as error:
+                log.error("the row of a run that took another's place is corrupt", run=key, error=str(error))
+                continue
+            if run is not None and (became := shard.current_runs.claims(run)) is not None:
+                shard.mark_dirty(became)
 
     async def _load_rows(self, groups: list[tuple[int, list[Entry]]]) -> None:
         places: dict[RunKey, int] = {}
@@ -99,7 +117,7 @@ class Replay:
             shard.runs[key] = run
         if position <= run.position and run.position == run.row_position:
             if _begins_run(entry) and not self._is_foreign(entry) and not run.state.is_deleted:
-                shard.current_runs.begins(run)  # behind the runs that began before it
+                shard.current_runs.begins(run, is_replay=True)  # behind the runs that began before it
             return  # the row contains it
         is_first = run.state.next_event_id == 1
         try:
@@ -120,7 +138,7 @@ class Replay:
             if (current := shard.current_runs.claims(run)) is not None:
                 shard.mark_dirty(current)
         elif is_first:
-            shard.current_runs.begins(run)
+            shard.current_runs.begins(run, is_replay=True)
 
     def _is_foreign(self, entry: Entry) -> bool:
         """Whether another region wrote it. What it is to the workflow id is then not said by the order in which it came."""

@@ -6,10 +6,11 @@ region did. Everything that is owed is a function of the state, so becoming acti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cluster.core.branches import NOT_REPLICATED, owner_of
-from cluster.core.errors import CallerError
+from cluster.core.errors import CallerError, unavailable
 from cluster.core.state import RunState
 from cluster.namespaces.record import NamespaceRecord
 from cluster.namespaces.regions import is_active_here
@@ -79,6 +80,24 @@ def may_write(regions: Regions, state: RunState) -> bool:
     """Whether this region writes the run. Not where another has written it under a higher version: then the namespace has moved
     there, and this region has not heard of it yet."""
     return regions.is_active(state.namespace_id) and written_version(state) <= regions.version(state.namespace_id)
+
+
+# Of a namespace that is active here: whether a durable write may be acknowledged now (replication/control.py, strict mode).
+MayAcknowledge = Callable[[str], bool]
+
+
+def always(namespace_id: str) -> bool:
+    """There is no witness, or the region goes on without it."""
+    return True
+
+
+def require_acknowledgeable(was_active: bool, may_acknowledge: MayAcknowledge, namespace_id: str) -> None:
+    """The last step before an answer leaves: what was done is durable, and this region may still say so. was_active: when the
+    call came; what a passive region shows is no acknowledgement. Raises UNAVAILABLE."""
+    if was_active and not may_acknowledge(namespace_id):
+        raise unavailable(
+            "This region's lease at the witness has run out, so nothing is acknowledged: retry with the same request id."
+        )
 
 
 class ById(Protocol):

@@ -77,7 +77,7 @@ class Replicas:
         self.losses = LossRows(shard)
         self.inboxes = Inboxes(shard, self.losses)
         self.hidden = NotedRuns(shard.store, f"{HIDDEN_KIND}/{shard.id}")  # open runs that lost their workflow id
-        self.expired: set[RunKey] = set()  # deleted by their retention: no other region needs to hear of it
+        self.expired: set[RunKey] = set()  # deleted by their retention, or by another region: none needs to hear of it from here
 
     async def load(self) -> None:
         """Raises StoreError."""
@@ -181,6 +181,16 @@ class Replicas:
             elif may_write(self._shard.regions, run.state):
                 await self._end_hidden(run)
 
+    async def look_for_successor(self, current: Run) -> None:
+        """Of a run that is current although another has taken its place: that one, if it is here. Raises CallerError."""
+        state = current.state
+        successor = state.new_run_id or state.reset_run_id
+        if not successor or not current.is_current or not self._shard.regions.is_replicated(state.namespace_id):
+            return
+        run = await self._shard.run(RunKey(state.namespace_id, state.workflow_id, successor))
+        if run is not None and current.is_current and (became := self._shard.current_runs.claims(run)) is not None:
+            self._shard.mark_dirty(became)
+
     # --- branches -------------------------------------------------------------------------------------------------------
 
     def branch_of(self, key: RunKey, state: RunState) -> int:
@@ -198,6 +208,10 @@ class Replicas:
             return []
         head = head_of(state)
         return [one for one in listed[1] if one.state and rank(one.head) < rank(head) and not contains(head, one.head)]
+
+    def listed(self, key: RunKey) -> list[KeptBranch]:
+        """All branches of the run that were kept, the one that won among them as it was then."""
+        return self._branches.get(key, (0, []))[1]
 
     def forked(self, namespace_id: str) -> list[RunKey]:
         """The runs that have more than one branch."""
@@ -267,6 +281,7 @@ class Replicas:
                 raise StoreUnavailable(f"the tombstone of {key} comes and goes")
             version, tombstone = row.version, msgspec.msgpack.decode(row.data, type=Tombstone)
         self._remember(version, tombstone)
+        self._shard.current_runs.make_place(name_of(key))  # a run that lost its place meanwhile is not the current one
 
     async def _merge_claim(self, key: RunKey, claim: RunClaim | None) -> None:
         version, found = self._tombstones[key]
@@ -280,7 +295,11 @@ class Replicas:
         if written is None:  # an earlier write that seemed to fail
             raise StoreUnavailable(f"the tombstone of {key} is not what it was")
         self._remember(written, tombstone)
-        if (became := self._shard.current_runs.contend_again(name_of(key))) is not None:
+        self.contend_again(name_of(key))
+
+    def contend_again(self, name: Name) -> None:
+        """A run is deleted whose claim may be less than it seemed."""
+        if (became := self._shard.current_runs.contend_again(name)) is not None:
             self._shard.mark_dirty(became)
             self._shard.checkpointer.request()
 

@@ -27,7 +27,7 @@ from cluster.core.ledger import LedgerLine
 from cluster.core.machines import lifecycle
 from cluster.core.merge import Contradiction, Extends, Gap, Known, Side, claim_of, merge
 from cluster.core.state import RunState, checksum
-from cluster.history.current_runs import name_of
+from cluster.history.current_runs import lesser_claim, name_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, note_as_entry, state_as_entry, store_events
 from cluster.history.forks import Poison, arrived, keep_loser, replace_branch
 from cluster.history.inboxes import has_waiting
@@ -173,16 +173,14 @@ def _extended(run: Run | None, key: RunKey, delta: RunDelta, skip: int) -> Chang
 
 async def _take_state(shard: Shard, run: Run | None, delta: RunDelta) -> Applied | Wanted | None:
     theirs = arrived(delta.key, delta.head, delta.state, delta.events_from, delta.events, delta.checksum)
-    if run is not None:
-        judged = run.state
-        async with shard.checkpointer.lock:  # a checkpoint that is under way would write less of the same events over these
-            if not is_as_it_was(shard, run, delta.key, judged):  # it went on while this waited
-                return None
-            done = await _append_state(shard, run, delta.key, theirs.state, theirs.encoded, theirs.events_after)
-    elif not theirs.state.is_open and 0 < shard.wake_of(theirs.state) <= shard.clock.now_ns():
+    if run is None and not theirs.state.is_open and 0 < shard.wake_of(theirs.state) <= shard.clock.now_ns():
         return await _rest(shard, None, delta, [])  # its retention is over: it would be removed at once
-    else:
-        done = await _append_state(shard, None, delta.key, theirs.state, theirs.encoded, theirs.events_after)
+    judged = None if run is None else run.state
+    # A checkpoint that is under way would write less of the same events over these; another peer's branch of them, others.
+    async with shard.checkpointer.lock:
+        if not is_as_it_was(shard, run, delta.key, judged):  # it went on while this waited
+            return None
+        done = await _append_state(shard, run, delta.key, theirs.state, theirs.encoded, theirs.events_after)
     return await _rest(shard, shard.runs.get(delta.key), delta, []) if done else None
 
 
@@ -221,12 +219,15 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
         return Applied()
     if run.state.is_deleted:
         await shard.durable(run)
-        await shard.replicas.bury(delta.key, delta.tombstone, run.position, delta.claim or claim_of(run.state))
+        is_first = not shard.replicas.is_dead(delta.key)  # else our own claim, if we have deleted it as well, is known
+        claim = lesser_claim(delta.claim, claim_of(run.state)) if is_first else delta.claim
+        await shard.replicas.bury(delta.key, delta.tombstone, run.position, claim)
         return Applied()
     # First, so that the claim is the one of who deleted it: ending it here would raise it, and what began later would lose.
     await shard.replicas.bury(delta.key, delta.tombstone, run.position, delta.claim or claim_of(run.state))
     if run.is_evicted or run.state.is_deleted:
         return await _bury(shard, await at_hand(shard, delta.key), delta)
+    shard.replicas.expired.add(delta.key)  # who deleted it tells all others
     note = DeletedNote(delta.tombstone)
     if may_write(shard.regions, run.state):
         t = shard.begin(run)
@@ -238,6 +239,7 @@ async def _bury(shard: Shard, run: Run | None, delta: RunDelta) -> Applied:
         entry, data = note_as_entry(shard, run, note)
         await append(shard, Change(run.key, run, apply_entry(run.state.fork(), entry), [(entry, data)]))
     shard.current_runs.make_place(name)
+    shard.replicas.contend_again(name)
     return Applied()
 
 
@@ -247,6 +249,7 @@ async def _look_at_others(shard: Shard, run: Run) -> list[LedgerLine]:
     if has_waiting(run.state):
         await shard.replicas.inboxes.holders.note(run.key)
         await shard.replicas.inboxes.deliver(name_of(run.key))
+    await shard.replicas.look_for_successor(run)
     ledger: list[LedgerLine] = []
     for one in shard.current_runs.losers(name_of(run.key)):
         ledger += await shard.replicas.end_or_note(one)

@@ -213,8 +213,16 @@ def _end(shard: Shard, lost: Lost, winner: Run) -> Changes:
     fate = "and it has been deleted" if winner.state.is_deleted else "which is the current one"
     reason = f"Another region began run {winner.key.run_id} of this workflow, {fate}."
     lifecycle.terminate(t, reason=reason, details=None, identity=lifecycle.HISTORY_SERVICE)
-    t.note(CloseNote(t.state.parent_told, winner.key.run_id))  # another run has taken its place
+    # Another run has taken its place; a parent that wished for both hears of that one's end.
+    t.note(CloseNote(t.state.parent_told or _is_same_child(loser.state, winner.state), winner.key.run_id))
     return [(loser, t)]
+
+
+def _is_same_child(one: RunState, other: RunState) -> bool:
+    if one.parent is None or other.parent is None:
+        return False
+    wish, same = one.parent, other.parent
+    return (wish.run_id, wish.initiated_event_id) == (same.run_id, same.initiated_event_id)
 
 
 def _is_followed(shard: Shard, closed: Run) -> bool:

@@ -38,7 +38,7 @@ from cluster.history.journal import ShardIsMoving, shard_is_moving
 from cluster.history.outstanding import Outstanding
 from cluster.history.ownership import Ownership
 from cluster.history.queries import query_failed, release
-from cluster.history.regions import OneRegion, Regions, acts_for, written_version
+from cluster.history.regions import MayAcknowledge, OneRegion, Regions, acts_for, always, require_acknowledgeable, written_version
 from cluster.history.run import Run
 from cluster.history.run_delta import RETENTION
 from cluster.history.shard import Shard
@@ -99,6 +99,7 @@ class HistoryService:
         self._regions = regions
         self.regions: Regions = regions or OneRegion()
         self.on_shard: Callable[[Shard], None] = lambda shard: None  # told of each shard before it opens
+        self.may_acknowledge: MayAcknowledge = always  # a strict region past its deadline at the witness may not
         self.ownership = Ownership(self._new_shard, owner, clock, spawn, self._on_gone)
         self._shards = self.ownership.open
         # How to get to other runs, and what matching shall ask: this service itself, until something routes between nodes.
@@ -192,9 +193,11 @@ class HistoryService:
         """The public response, or its bytes. Raises CallerError, NotHere."""
         shard = await self.shard_of(namespace.id, workflow_id)
         self.ownership.call_begins(shard.id)
+        was_active = self.regions.is_active(namespace.id)
         try:
             answer: Message | bytes = await VERBS[verb](self, shard, namespace, request, call, token)
             await self.ownership.confirm_lately(shard)
+            require_acknowledgeable(was_active, self.may_acknowledge, namespace.id)  # no await behind it
         except ShardIsMoving:
             raise
         except CallerError:
@@ -209,9 +212,11 @@ class HistoryService:
         """What another run asks of one of this node's. Raises CallerError, NotHere."""
         shard = await self.shard_of(message.namespace_id, message.workflow_id)
         self.ownership.call_begins(shard.id)
+        was_active = self.regions.is_active(message.namespace_id)
         try:
             answer = await between_runs.perform(self, shard, message)
             await self.ownership.confirm_lately(shard)
+            require_acknowledgeable(was_active, self.may_acknowledge, message.namespace_id)
             return answer
         except ShardIsMoving:
             raise

@@ -6,7 +6,8 @@ untyped for the same reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
@@ -62,6 +63,33 @@ def _cumulative(buckets: Iterable[int]) -> list[tuple[str, float]]:
     return rows
 
 
+class Family(Protocol):
+    """A metric with its samples: replication/figures.py."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def meaning(self) -> str: ...
+
+    @property
+    def samples(self) -> Sequence[tuple[Mapping[str, str], float]]: ...
+
+
+class FamilyCollector(Collector):
+    """Gauges with labels that a part of the node tells when asked."""
+
+    def __init__(self, families: Callable[[], Iterable[Family]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for one in self._families():
+            metric = Metric(one.name, one.meaning, "gauge")
+            for labels, value in one.samples:
+                metric.add_sample(one.name, dict(labels), value)
+            yield metric
+
+
 class GaugeCollector(Collector):
     """Values that parts of the node tell when asked."""
 
@@ -90,8 +118,11 @@ class Exposition:
         figures: CallFigures,
         gauges: Iterable[Gauge] = (),
         counts: Mapping[str, Callable[[], Mapping[str, int]]] | None = None,
+        families: Callable[[], Iterable[Family]] | None = None,
     ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
+        if families is not None:
+            self._registry.register(FamilyCollector(families))
         self._registry.register(CallCollector(figures))
         self._registry.register(GaugeCollector(gauges, counts or {}))
         ProcessCollector(registry=self._registry)

@@ -102,7 +102,7 @@ class MatchingDispatch:
         try:
             answer = await self._matching.query(namespace_id, task_queue, False, build, until, TaskKind.NEXUS)
         except CallerError as error:
-            return _refused(error)
+            return refused_by(error)
         if isinstance(answer, RespondNexusTaskCompletedRequest):
             return answer.response
         assert isinstance(answer, RespondNexusTaskFailedRequest)
@@ -130,6 +130,6 @@ _TYPES = {
 }
 
 
-def _refused(error: CallerError) -> HandlerError:
+def refused_by(error: CallerError) -> HandlerError:
     type, message = _TYPES.get(error.code, ("INTERNAL", ""))
     return handler_error(type, message or error.message)

@@ -3,12 +3,15 @@
 This node holds all of them in memory (`by_name`, `by_id` cost nothing); a change is told to all nodes before it is acknowledged,
 as changes of namespaces are. A rename writes the row of the new name, then removes the old one: where a crash leaves both, the
 later record of an id counts, and the other row's name is free.
+
+Regions have the same endpoints, with the same ids (replication of records: regions.py). Of two records with one id the later one
+counts, of two ids that were given one name in two regions the older one; a deletion leaves a tombstone and is final.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -34,6 +37,7 @@ from cluster.stores.base import MetadataRow, Store, StoreUnavailable, StoreUnkno
 from nexus.policy import EndpointPolicy
 
 KIND = "nexus endpoint"
+TOMBSTONE_KIND = "nexus endpoint tombstone"
 
 
 class Namespaces(Protocol):
@@ -52,27 +56,28 @@ class EndpointRegistry:
         self._store, self._clock, self._ids, self._namespaces, self._limits = store, clock, ids, namespaces, limits
         self._rows: dict[str, tuple[EndpointRecord, int]] = {}  # by name: the record, the row's version
         self._by_id: dict[str, EndpointRecord] = {}
+        self._tombstones: dict[str, EndpointRecord] = {}
 
     # --- what this node knows ---------------------------------------------------------------------------------------------
     async def refresh(self) -> None:
         """Reads all rows: at the start, and when another node has changed one."""
         try:
-            rows = await self._store.metadata_list(KIND)
+            rows, stones = await self._store.metadata_list(KIND), await self._store.metadata_list(TOMBSTONE_KIND)
         except StoreUnavailable as outage:
             raise unavailable("Nexus endpoints cannot be read now; retry") from outage
         self._rows = {row.id: (decode_record(row.data), row.version) for row in rows}
+        self._tombstones = {row.id: decode_record(row.data) for row in stones}
         self._index()
 
     def _index(self) -> None:
         self._by_id = {}
         for record, _ in self._rows.values():
             known = self._by_id.get(record.id)
-            if known is None or known.order < record.order:
+            if (known is None or known.order < record.order) and record.id not in self._tombstones:
                 self._by_id[record.id] = record
 
     def by_id(self, id: str) -> EndpointRecord | None:
-        record = self._by_id.get(id)
-        return None if record is None or record.is_deleted else record
+        return self._by_id.get(id)
 
     def by_name(self, name: str) -> EndpointRecord | None:
         row = self._rows.get(name)
@@ -89,7 +94,57 @@ class EndpointRegistry:
 
     def records(self) -> list[EndpointRecord]:
         """All of them, by id; those that were deleted, too."""
-        return [self._by_id[id] for id in sorted(self._by_id)]
+        known = {**self._by_id, **self._tombstones}
+        return [known[id] for id in sorted(known)]
+
+    async def take(self, records: Sequence[EndpointRecord]) -> bool:
+        """Of another region. True: something was news here. Commutative and idempotent."""
+        await self.refresh()
+        is_news = False
+        for record in records:
+            if record.is_deleted:
+                is_news |= await self._take_deletion(record)
+            else:
+                is_news |= await self._take_record(record)
+        if is_news:
+            await self._told()
+        return is_news
+
+    async def _take_deletion(self, stone: EndpointRecord) -> bool:
+        if stone.id in self._tombstones:
+            return False
+        await self._bury(stone)
+        for name, (record, _) in list(self._rows.items()):
+            if record.id == stone.id:
+                await self._remove_row(name)
+        return True
+
+    async def _take_record(self, record: EndpointRecord) -> bool:
+        if record.id in self._tombstones:
+            return False
+        known = self._by_id.get(record.id)
+        if known is not None and known.order >= record.order:
+            return False
+        holder = self.by_name(record.name)
+        if holder is not None and holder.id != record.id:
+            if (holder.created_at, holder.id) < (record.created_at, record.id):
+                await self._bury(msgspec.structs.replace(record, is_deleted=True))
+                return True
+            await self._bury(msgspec.structs.replace(holder, is_deleted=True))
+        if not await self._put(record):
+            return False  # somebody here was first; the next exchange sees what that came to
+        if known is not None and known.name != record.name:
+            await self._remove_row(known.name)
+        return True
+
+    async def _bury(self, stone: EndpointRecord) -> None:
+        """Its deletion is known from now on, whatever another region still says of it."""
+        try:
+            await self._store.metadata_put(TOMBSTONE_KIND, stone.id, encode_record(stone), 0)  # a conflict: it is there
+        except (StoreUnavailable, StoreUnknown) as outage:
+            raise unavailable("the Nexus endpoint cannot be removed now; retry") from outage
+        self._tombstones[stone.id] = stone
+        self._index()
 
     # --- calls of operators -------------------------------------------------------------------------------------------------
     async def create(self, spec: EndpointSpec) -> Endpoint:
@@ -146,6 +201,7 @@ class EndpointRegistry:
         record = self.by_id(id)
         if record is None:
             raise not_found(f"error deleting nexus endpoint with ID: {id}")
+        await self._bury(msgspec.structs.replace(record, is_deleted=True, modified_at=self._clock.now_ns()))
         await self._remove_row(record.name)
         await self._told()
 
@@ -169,11 +225,16 @@ class EndpointRegistry:
             raise invalid_argument("page_size is negative")
         if page_size > PAGE_ENDPOINTS_MAX:
             raise invalid_argument(f"page_size exceeds limit of {PAGE_ENDPOINTS_MAX}")
-        known = sorted(id for id, record in self._by_id.items() if not record.is_deleted)
+        known = sorted(self._by_id)
         first = bisect_right(known, after)
         page = known[first : first + (page_size or PAGE_ENDPOINTS_DEFAULT)]
         has_more = first + len(page) < len(known)
         return [await self._public(self._by_id[id]) for id in page], page[-1] if has_more else ""
+
+    async def leading_to(self, namespace_id: str) -> str:
+        """The name of an endpoint whose workers are in that namespace; "" if there is none."""
+        await self.refresh()
+        return min((one.name for one in self._by_id.values() if one.namespace_id == namespace_id), default="")
 
     # --- parts --------------------------------------------------------------------------------------------------------------
     async def _checked(self, spec: EndpointSpec) -> NamespaceRecord | None:

@@ -2,8 +2,8 @@
 
 | exit code | meaning                                                                                      |
 |-----------|----------------------------------------------------------------------------------------------|
-| 0         | asked to stop, and everything acknowledged is durable; for `outlast cluster`: all is well    |
-| 1         | the node failed while it ran                                                                 |
+| 0         | asked to stop, and everything acknowledged is durable; for other commands: all is well, done |
+| 1         | the node failed while it ran; for other commands: not well, not done, and why is told        |
 | 2         | an option or a setting is wrong, a file of settings, certificates or keys cannot be used     |
 | 3         | the address is in use, or may not be listened on                                             |
 | 4         | the database cannot be used: away, in use, of another version, damaged, other shard count    |

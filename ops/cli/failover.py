@@ -89,19 +89,24 @@ def run(
     graceful: Annotated[bool, typer.Option("--graceful", help="Freeze, hand over all of it, go on: nothing is lost.")] = False,
     force: Annotated[bool, typer.Option("--force", help="At once, whether the owner answers or not.")] = False,
     hybrid: Annotated[bool, typer.Option("--hybrid", help="Graceful for --timeout-s, then forced.")] = False,
+    without_witness: Annotated[
+        bool, typer.Option("--without-witness", help="With --force, when the witness is gone as well: nobody else must do it.")
+    ] = False,
     timeout_s: Timeout = TIMEOUT_DEFAULT_S,
     address: Address = DEFAULT_ADDRESS,
     output: Form = Output.table,
 ) -> None:
     """Move namespaces to a region. Graceful unless something else is said. Exit code 1 if one of them did not move."""
     kind = _kind(graceful, force, hybrid)
+    if without_witness and not force:
+        raise typer.Exit(complain("--without-witness goes with --force", EXIT_USAGE))
     wanted = _wanted(names, all_)
     if kind == "graceful":
         _refuse_what_cannot_begin(address, wanted, to)
     if not wanted:
         page = _asking(lambda: look(address, "status"))
         wanted = [one["name"] for one in page["namespaces"] if to in one["regions"] and one["active"] != to]
-    _end_with(_moved(address, wanted, to, kind, timeout_s, output), output)
+    _end_with(_moved(address, wanted, to, kind, timeout_s, output, without_witness), output)
 
 
 def _kind(graceful: bool, force: bool, hybrid: bool) -> str:
@@ -122,7 +127,7 @@ def _refuse_what_cannot_begin(address: str, names: list[str], to: str) -> None:
 
 
 def _moved(
-    address: str, names: list[str], to: str, kind: str, timeout_s: float, output: Output
+    address: str, names: list[str], to: str, kind: str, timeout_s: float, output: Output, without_witness: bool = False
 ) -> list[dict[str, Any]]:
     """So many at a time, with progress on standard error."""
     reports: list[dict[str, Any]] = []
@@ -134,6 +139,7 @@ def _moved(
         def ask(some: list[str] = some, done: list[Any] = done) -> None:
             try:
                 wanted = {"namespaces": some, "to": to, "kind": kind, "timeout_s": timeout_s}
+                wanted |= {"without_witness": without_witness}
                 done.append(act(address, "failover/run", wanted, limit_s))
             except CannotAsk as error:
                 done.append(error)

@@ -22,7 +22,8 @@ log = structlog.get_logger("outlast.node")
 Announce = Callable[["Node"], Awaitable[None]]
 
 
-# grpc's new event engine costs its asyncio server more threads and hand-overs than it saves: 8 % of a node's CPU (ops/bench).
+# grpc's new event engine costs its asyncio server and client more threads and hand-overs than it saves: 8 % of a node's CPU where
+# grpcio serves the port (ops/bench); with our own front it carries only health, reflection and what regions say to each other.
 # Read when grpc is imported, so it is said before that, when this file is; an operator's own setting goes before ours.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener,-event_engine_client")
 

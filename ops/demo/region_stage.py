@@ -67,19 +67,18 @@ class RegionStage:
                 old.unlink()
         bank = Bank(self._bank_file)
         bank.create()
-        try:
-            await asyncio.to_thread(self._regions.start)
-            began = time.monotonic()
-            async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as stack:  # the lines between the regions end last: workers ask through them until they end
+            try:
+                await asyncio.to_thread(self._regions.start)
+                began = time.monotonic()
                 await self._open(stack)
                 client = ClientOfRegions(self._clients)
                 await self._beside(self._story(client), client.watch(), self._watch())
-            self._finish(bank, client, time.monotonic() - began)
-        finally:
-            bank.close()
-            for worker in self._workers.values():
-                await asyncio.to_thread(worker.stop)
-            await asyncio.to_thread(self._regions.stop)
+                self._finish(bank, client, time.monotonic() - began)
+            finally:
+                bank.close()
+                await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in self._workers.values()))
+                await asyncio.to_thread(self._regions.stop)
         return self.report
 
     async def _open(self, stack: AsyncExitStack) -> None:
@@ -92,9 +91,9 @@ class RegionStage:
         for name in NAMES:
             await asyncio.to_thread(self._regions.wait_well, name, EQUAL_S_MAX)
             address = self._regions.address(name)
-            worker = self._workers[name] = WorkerProcess(address, self._bank_file, self._directory / f"worker-{name}.log")
-            await asyncio.to_thread(worker.restart)
+            self._workers[name] = WorkerProcess(address, self._bank_file, self._directory / f"worker-{name}.log")
             self._clients[name] = await Client.connect(address, namespace="default", runtime=runtime)
+        await asyncio.gather(*(asyncio.to_thread(worker.restart) for worker in self._workers.values()))
         self._tell("a worker in each region, which knows only that region's address")
 
     async def _beside(self, work: Coroutine[Any, Any, None], *watches: Coroutine[Any, Any, None]) -> None:

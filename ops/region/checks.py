@@ -76,6 +76,11 @@ def check_engines(config: NodeConfig) -> None:
         make_store(config.store_config)
     except ValueError as error:
         raise WrongSettings(f"store: {error}") from None
+    if config.regions.witness_store is not None:
+        try:
+            make_store(config.regions.witness_store)
+        except ValueError as error:
+            raise WrongSettings(f"regions.witness_store: {error}") from None
     try:
         make_visibility(config.visibility_config)
     except ValueError as error:

@@ -130,11 +130,16 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
 
 # --- secrets in files ---
 def _with_passwords(settings: RegionSettings) -> RegionSettings:
-    changed = {
+    changed: dict[str, BaseModel] = {
         name: section.model_copy(update={"password": _password(section.password_file, name), "password_file": None})
         for name, section in _databases(settings).items()
         if section.password_file is not None
     }
+    witness = settings.regions.witness_store
+    if witness is not None and witness.password_file is not None:
+        password = _password(witness.password_file, "regions.witness_store")
+        witness = witness.model_copy(update={"password": password, "password_file": None})
+        changed["regions"] = settings.regions.model_copy(update={"witness_store": witness})
     return settings.model_copy(update=changed) if changed else settings
 
 

@@ -18,6 +18,7 @@ from cluster.config import Limits
 from cluster.membership.flapping import FlapLimits
 from cluster.membership.members import ROLES
 from cluster.wire.limits import WireLimits
+from replication.automatic import AutomaticSettings
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=3_600)]
@@ -41,7 +42,8 @@ def _overrides(name: str, struct: type[msgspec.Struct], where: str) -> type[Sect
     fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
         kind: Any = hints[field.name]
-        fields[field.name] = (kind | None, Field(None, gt=0, description=f"Default {field.default}; see {where}."))
+        least = None if kind is bool else 0
+        fields[field.name] = (kind | None, Field(None, gt=least, description=f"Default {field.default}; see {where}."))
     return create_model(name, __base__=Section, __doc__=f"What is set here replaces a default of {where}.", **fields)
 
 
@@ -215,6 +217,44 @@ class VisibilitySection(DatabaseSection):
         return self
 
 
+class WitnessEtcdSection(Section):
+    """An etcd in a third place. No leases of etcd are used, so it may be far away."""
+
+    endpoints: tuple[str, ...] = Field(min_length=1)
+    """host:port of each member of etcd."""
+    prefix: str = Field(default="/outlast-witness/", pattern="/$")
+    """Under which keys; the same in all regions."""
+    tls: TlsSection | None = None
+    """authority is required here."""
+    call_timeout_s: Seconds = 1.5
+    """Of one call."""
+
+
+AutomaticSection: type[Section] = _overrides("AutomaticSection", AutomaticSettings, "replication/automatic.py")
+
+
+class RegionsSection(Section):
+    """Failover between linked regions. Without a witness only operators fail over (`outlast failover`)."""
+
+    witness_store: StoreSection | None = None
+    """The witness: a database in a third place, where regions say that they live and who owns what. Its tables are made by
+    `outlast schema upgrade --store-url ...`. For regions of one machine a file will do."""
+    witness_etcd: WitnessEtcdSection | None = None
+    """Instead of witness_store."""
+    lease_ttl_s: Seconds = 10.0
+    """A region that is silent at the witness for so long may be taken over. The same in all regions."""
+    automatic: AutomaticSection = AutomaticSection()  # type: ignore[valid-type]  # made above, field by field
+    """When this region takes over what another one owns, by itself."""
+
+    @model_validator(mode="after")
+    def _one_witness(self) -> RegionsSection:
+        if self.witness_store is not None and self.witness_etcd is not None:
+            raise ValueError("witness_store or witness_etcd, not both")
+        if self.witness_store is not None and self.witness_store.kind_of_url() == "memory":
+            raise ValueError("witness_store is shared with other regions: memory is not")
+        return self
+
+
 class LogSection(Section):
     """To standard error."""
 
@@ -276,6 +316,8 @@ class RegionSettings(BaseSettings):
     """Needed with `etcd`."""
     etcd: EtcdSection | None = None
     """Not set = this node (its processes) is the whole cluster."""
+    regions: RegionsSection = RegionsSection()
+    """Other regions: who takes over when one of them is gone. They are linked by `outlast region link`."""
     limits: LimitsSection = LimitsSection()  # type: ignore[valid-type]  # made above, field by field
     """Other limits than the program's own. All nodes of a region should have the same."""
     log: LogSection = LogSection()

@@ -14,7 +14,7 @@ from cluster.config import Limits
 from cluster.membership.etcd_client import EtcdTls
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.membership.flapping import FlapLimits
-from cluster.node_config import NodeConfig, StoreConfig, StoreTls, VisibilityConfig, WireConfig, WireTls
+from cluster.node_config import NodeConfig, RegionsConfig, StoreConfig, StoreTls, VisibilityConfig, WireConfig, WireTls
 from cluster.wire.limits import WireLimits
 from ops.region.settings import (
     ATTRIBUTE_TYPES,
@@ -22,11 +22,16 @@ from ops.region.settings import (
     DatabaseSection,
     EtcdSection,
     RegionSettings,
+    RegionsSection,
     StoreSection,
     TlsSection,
     VisibilitySection,
     WireSection,
+    WitnessEtcdSection,
 )
+from replication.automatic import AutomaticSettings
+from replication.witness_etcd import WitnessEtcdSettings
+from replication.witness_lease import LeaseSettings
 
 HIDDEN = "********"
 SECRET_PARAMETERS = ("password", "passwd", "pwd", "sslpassword")
@@ -50,6 +55,7 @@ def node_config_of(settings: RegionSettings) -> NodeConfig:
         roles=settings.node.roles,
         wire=_wire_config_of(settings.wire) if settings.wire is not None else None,
         etcd=etcd_settings_of(settings.etcd) if settings.etcd is not None else None,
+        regions=regions_config_of(settings.regions),
         limits=msgspec.structs.replace(Limits(), **_set_ones(settings.limits)),
         drain_s=settings.drain_s,
         hand_over_s=settings.hand_over_s,
@@ -105,6 +111,26 @@ def etcd_settings_of(section: EtcdSection) -> EtcdSettings:
     )
 
 
+def regions_config_of(section: RegionsSection) -> RegionsConfig:
+    etcd = section.witness_etcd
+    return RegionsConfig(
+        witness_store=store_config_of(section.witness_store) if section.witness_store is not None else None,
+        witness_etcd=_witness_etcd_of(etcd) if etcd is not None else None,
+        lease=LeaseSettings(section.lease_ttl_s),
+        automatic=msgspec.structs.replace(AutomaticSettings(), **_set_ones(section.automatic)),
+    )
+
+
+def _witness_etcd_of(section: WitnessEtcdSection) -> WitnessEtcdSettings:
+    tls = section.tls
+    return WitnessEtcdSettings(
+        endpoints=section.endpoints,
+        prefix=section.prefix,
+        tls=EtcdTls(tls.authority, tls.certificate, tls.key) if tls is not None and tls.authority is not None else None,
+        call_timeout_s=section.call_timeout_s,
+    )
+
+
 def _wire_config_of(section: WireSection) -> WireConfig:
     tls = section.tls
     return WireConfig(
@@ -130,11 +156,11 @@ def _set_ones(section: BaseModel) -> dict[str, Any]:
 def shown(settings: RegionSettings) -> str:
     """All that is in effect, as YAML that can be used as a file again (but for its secrets)."""
     values = settings.model_dump(mode="json", exclude_none=True)
-    for name in ("store", "visibility"):
-        if name in values:
-            values[name]["url"] = without_password(values[name].get("url", ""))
-            if values[name].get("password") is not None:
-                values[name]["password"] = HIDDEN
+    for section in (values.get("store"), values.get("visibility"), values["regions"].get("witness_store")):
+        if section is not None:
+            section["url"] = without_password(section.get("url", ""))
+            if section.get("password") is not None:
+                section["password"] = HIDDEN
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -156,7 +182,14 @@ def without_password(url: str) -> str:
 def files_of(settings: RegionSettings) -> dict[str, tuple[Path | None, Path | None, Path | None]]:
     """Section -> authority, certificate and key, of each section with TLS."""
     found: dict[str, tuple[Path | None, Path | None, Path | None]] = {}
-    sections = {"store": settings.store, "visibility": settings.visibility, "etcd": settings.etcd, "wire": settings.wire}
+    sections = {
+        "store": settings.store,
+        "visibility": settings.visibility,
+        "etcd": settings.etcd,
+        "wire": settings.wire,
+        "regions.witness_store": settings.regions.witness_store,
+        "regions.witness_etcd": settings.regions.witness_etcd,
+    }
     for name, section in sections.items():
         tls = section.tls if section is not None else None
         if tls is not None:

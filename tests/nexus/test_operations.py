@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from temporalio.api.enums.v1 import EventType
+from temporalio.api.operatorservice.v1 import DeleteNamespaceRequest
 from temporalio.client import WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError, NexusOperationError
+from temporalio.service import RPCError
 
 from tests.nexus.services import Backing, Call, Handler
 from tests.nexus.stage import CALLERS, HANDLERS, events, names, of_nexus, stage
@@ -102,3 +104,10 @@ async def test_an_unknown_operation_service_or_endpoint_is_refused_for_good() ->
     error = caught.value.cause
     assert isinstance(error, NexusOperationError) and "wrong" in str(error.cause)
     assert 'endpoint "no-such-endpoint" not found' in failed.workflow_task_failed_event_attributes.failure.message
+
+
+async def test_a_namespace_that_an_endpoint_leads_to_cannot_be_deleted() -> None:
+    async with stage() as s:
+        with pytest.raises(RPCError, match="cannot delete a namespace that is a target of a Nexus endpoint their-endpoint"):
+            await s.caller.operator_service.delete_namespace(DeleteNamespaceRequest(namespace=HANDLERS))
+        await s.caller.operator_service.delete_namespace(DeleteNamespaceRequest(namespace=CALLERS))

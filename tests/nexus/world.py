@@ -202,11 +202,11 @@ def callback_to(url: str, header: dict[str, str] | None = None) -> Callback:
     return Callback(nexus=Callback.Nexus(url=url, header=header or {}))
 
 
-def play(story: Callable[[NexusWorld], Coroutine[Any, Any, None]]) -> None:
+def play(story: Callable[[NexusWorld], Coroutine[Any, Any, None]], world: NexusWorld | None = None) -> None:
     """As tests/history/world.play, in this world."""
 
     async def told(world: World) -> None:
         assert isinstance(world, NexusWorld)
         await story(world)
 
-    history_world.play(told, NexusWorld())
+    history_world.play(told, world or NexusWorld())

@@ -1,14 +1,15 @@
-"""Good requests, and what becomes of them in bad hands: headers and tokens changed at random, from a seed that is told on failure."""
+"""Good requests, and what becomes of them in bad hands: headers and tokens changed at random, from seeds that are told."""
 
 from __future__ import annotations
 
 import random
 
 PIECES = (
-    "", " ", "\t", ",", ";", "=", '"', "\\", "<", ">", "%", "%00", "%2F", "..", "\0", "\r", "\n", "\x7f", "\udcff", "\udc80", "é", "😀",
-    "0", "-1", "1e9", "9" * 40, "NaN", "ms", "s", "m", "h", ".", "true", "null", "{}", "[", "]", "a" * 300, "a" * 9_000, "A=", "==", "_-",
-    '; type="T"', "<u>", "temporal:///x", "Thu, 01 Jan 1970 00:00:00 GMT", "2026-01-01T00:00:00Z", "9999-12-31T23:59:59.999999999+23:59",
-    "0000-00-00T00:00:00Z", "+00:00", "application/json", "charset=utf-8", "message-type", "format=protobuf",
+    "", " ", "\t", ",", ";", "=", '"', "\\", "<", ">", "%", "%00", "%2F", "..", "\0", "\r", "\n", "\x7f", "\udcff", "\udc80", "é",
+    "😀", "0", "-1", "1e9", "9" * 40, "NaN", "ms", "s", "m", "h", ".", "true", "null", "{}", "[", "]", "a" * 300, "a" * 9_000,
+    "A=", "==", "_-", '; type="T"', "<u>", "temporal:///x", "Thu, 01 Jan 1970 00:00:00 GMT", "2026-01-01T00:00:00Z", "+00:00",
+    "9999-12-31T23:59:59.999999999+23:59", "0000-00-00T00:00:00Z", "application/json", "charset=utf-8", "message-type",
+    "format=protobuf",
 )  # fmt: skip
 NAMES = (
     "nexus-link", "nexus-callback-", "nexus-callback-x", "content-type", "content-x", "content-encoding", "request-timeout",
@@ -21,7 +22,7 @@ START = [
     ("request-timeout", "10s"),
     ("operation-timeout", "1.5m"),
     ("nexus-request-id", "0b8fa7c5-4a1c-4d6e-9d3c-52d6a1a4a111"),
-    ("nexus-link", '<temporal:///namespaces/n/workflows/w/r/history?eventID=5>; type="temporal.api.common.v1.Link.WorkflowEvent"'),
+    ("nexus-link", '<temporal:///namespaces/n/workflows/w/r/history?eventID=5>; type="temporal.api.common.v1.Link"'),
     ("nexus-callback-token", "dG9rZW4"),
     ("x-mine", "value"),
 ]
@@ -33,7 +34,10 @@ COMPLETION = [
     ("content-type", "application/json"),
     ("nexus-link", '<t:///a>; type="T", <t:///b>; type="U"'),
 ]
-FAILURE = b'{"message":"m","stackTrace":"t","metadata":{"type":"nexus.OperationError"},"details":{"state":"failed"},"cause":{"message":"c"}}'
+FAILURE = (
+    b'{"message":"m","stackTrace":"t","metadata":{"type":"nexus.OperationError"},'
+    b'"details":{"state":"failed"},"cause":{"message":"c"}}'
+)
 
 
 def mutated_text(text: str, draw: random.Random) -> str:
@@ -45,7 +49,8 @@ def mutated_text(text: str, draw: random.Random) -> str:
         elif kind == 1:
             text = text[:at] + text[at + draw.randint(1, 8) :]
         elif kind == 2:
-            text = text[:at] + chr(draw.choice((draw.randrange(128), draw.randrange(0xDC80, 0xDD00), draw.randrange(0x500)))) + text[at + 1 :]
+            character = draw.choice((draw.randrange(128), draw.randrange(0xDC80, 0xDD00), draw.randrange(0x500)))
+            text = text[:at] + chr(character) + text[at + 1 :]
         elif kind == 3:
             text = text[:at] + text
         else:

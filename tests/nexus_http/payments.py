@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import nexusrpc
 import nexusrpc.handler as h
@@ -101,7 +102,11 @@ async def served(app: web.Application) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-Wrap = Callable[[web.Request, Callable[[web.Request], Awaitable[web.StreamResponse]]], Awaitable[web.StreamResponse]]
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Wrap(Protocol):
+    def __call__(self, request: web.Request, handler: Next) -> Awaitable[web.StreamResponse]: ...
 
 
 @asynccontextmanager

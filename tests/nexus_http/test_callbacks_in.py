@@ -12,7 +12,7 @@ from nexus.settings import GatewaySettings
 from tests.nexus_http.world import World, gateway_world
 
 GOOD = {"Nexus-Operation-State": "succeeded", "Temporal-Callback-Token": "good-token"}
-FAILURE = json.dumps({"message": "no money", "metadata": {"type": "nexus.OperationError"}, "details": {"state": "failed"}}).encode()
+FAILED = {"message": "no money", "metadata": {"type": "nexus.OperationError"}, "details": {"state": "failed"}}
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ async def test_a_result_reaches_the_callers_run(world: World, path: str, name: s
 
 async def test_a_failure_reaches_the_callers_run(world: World) -> None:
     headers = {**GOOD, "Nexus-Operation-State": "failed", "Content-Type": "application/json; charset=utf-8"}
-    assert (await post(world, "/nexus/callback", headers, FAILURE))[0] == 200
+    assert (await post(world, "/nexus/callback", headers, json.dumps(FAILED).encode()))[0] == 200
     told = world.completions.told[0]
     assert told.failure is not None and told.failure.message == "no money" and told.result is None
 

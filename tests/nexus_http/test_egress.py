@@ -41,9 +41,9 @@ class Names(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
         self.asked.append(host)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        families = {one: socket.AF_INET6 if ":" in one else socket.AF_INET for one in answer}
         return [
-            ResolveResult(hostname=host, host=one, port=port, family=socket.AF_INET6 if ":" in one else socket.AF_INET, proto=0, flags=0)
-            for one in answer
+            ResolveResult(hostname=host, host=one, port=port, family=families[one], proto=0, flags=0) for one in answer
         ]
 
     async def close(self) -> None:
@@ -55,10 +55,10 @@ async def reached(request: web.Request) -> web.Response:
 
 
 BAD = [
-    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254", "169.254.0.1",
-    "100.64.0.1", "100.100.100.200", "192.0.0.192", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1", "fe80::1",
-    "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b::7f00:1",
-    "2002:7f00:1::", "2002:a00:1::", "::127.0.0.1", "2001:db8::1", "not an address", "",
+    "127.0.0.1", "127.1.2.3", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
+    "169.254.0.1", "100.64.0.1", "100.100.100.200", "192.0.0.192", "198.18.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255",
+    "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
+    "64:ff9b::a00:1", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a00:1::", "::127.0.0.1", "2001:db8::1", "not an address", "",
 ]  # fmt: skip
 
 
@@ -84,8 +84,8 @@ def test_settings_open_and_close_networks_and_closing_wins() -> None:
         "http://127.0.0.1:{port}/", "http://localhost:{port}/", "http://127.1:{port}/", "http://2130706433:{port}/",
         "http://0x7f000001:{port}/", "http://0177.0.0.1:{port}/", "http://[::1]:{port}/", "http://[::ffff:127.0.0.1]:{port}/",
         "http://0.0.0.0:{port}/", "http://user@127.0.0.1:{port}/", "http://1.1.1.1:80@127.0.0.1:{port}/",
-        "http://1.1.1.1\\@127.0.0.1:{port}/", "file:///etc/passwd", "gopher://127.0.0.1:{port}/", "ftp://1.1.1.1/", "http:///x", "//x/",
-        "http://1.1.1.1:0/", "http://127.0.0.1 :{port}/", "http://a\r\nb/", "", "http://[::1", "http://1.1.1.1:99999/",
+        "http://1.1.1.1\\@127.0.0.1:{port}/", "file:///etc/passwd", "gopher://127.0.0.1:{port}/", "ftp://1.1.1.1/", "http:///x",
+        "//x/", "http://1.1.1.1:0/", "http://127.0.0.1 :{port}/", "http://a\r\nb/", "", "http://[::1", "http://1.1.1.1:99999/",
     ],
 )  # fmt: skip
 async def test_no_form_of_a_url_leads_inside(url: str) -> None:

@@ -31,23 +31,24 @@ async def in_front_of(handler: Handler, policy: EndpointPolicy | None = None) ->
 
 
 async def test_a_start_goes_out_and_its_result_comes_back() -> None:
+    inside = {"Set-Cookie": "a=b", "X-Inside": "1"}
+
     async def vendor(request: web.Request) -> web.Response:
         assert request.raw_path == "/their/api/a%2Fb/charge?callback=http%3A%2F%2Fcaller%2Fx"
         assert request.headers["Nexus-Callback-Token"] == "cb" and request.headers["Nexus-Request-Id"] == "rid"
         assert "Authorization" not in request.headers and "Cookie" not in request.headers
         return web.Response(
             body=await request.read(), content_type="application/json",
-            headers={"Nexus-Operation-State": "succeeded", "Nexus-Link": '<v:///1>; type="V"', "Set-Cookie": "a=b", "X-Inside": "1"},
+            headers={"Nexus-Operation-State": "succeeded", "Nexus-Link": '<v:///1>; type="V"', **inside},
         )  # fmt: skip
 
-    async with in_front_of(vendor) as world:
-        async with world.post(
-            PATH + "?callback=http%3A%2F%2Fcaller%2Fx", b'{"a":1}', Content_Type="application/json", Nexus_Callback_Token="cb",
-            Nexus_Request_Id="rid", Authorization="Bearer gateway-secret", Cookie="c=d",
-        ) as response:  # fmt: skip
-            assert (response.status, await response.read()) == (200, b'{"a":1}')
-            assert response.headers["Nexus-Link"] == '<v:///1>; type="V"'
-            assert "Set-Cookie" not in response.headers and "X-Inside" not in response.headers
+    async with in_front_of(vendor) as world, world.post(
+        PATH + "?callback=http%3A%2F%2Fcaller%2Fx", b'{"a":1}', Content_Type="application/json", Nexus_Callback_Token="cb",
+        Nexus_Request_Id="rid", Authorization="Bearer gateway-secret", Cookie="c=d",
+    ) as response:  # fmt: skip
+        assert (response.status, await response.read()) == (200, b'{"a":1}')
+        assert response.headers["Nexus-Link"] == '<v:///1>; type="V"'
+        assert "Set-Cookie" not in response.headers and "X-Inside" not in response.headers
 
 
 async def test_its_token_is_sealed_and_a_cancel_finds_it() -> None:

@@ -42,7 +42,7 @@ async def test_n14_an_operation_is_started_by_plain_http_and_answers_inline(worl
         assert response.headers["Nexus-Operation-State"] == "succeeded"
         assert response.headers["Content-Type"] == "application/json"
         assert await response.read() == b'{"amount":7}'
-    namespace_id, task_queue, request, timeout_s = world.worker.asked[0]
+    namespace_id, task_queue, request, _ = world.worker.asked[0]
     assert (namespace_id, task_queue) == ("id-of-pay", "pay-queue")
     assert (request.start_operation.service, request.start_operation.operation) == ("billing", "charge")
     assert request.start_operation.request_id  # made for a caller that sends none
@@ -177,7 +177,8 @@ async def test_an_unsuccessful_operation_is_424_with_its_state(world: World, sta
 
 
 async def test_links_of_a_handler_come_back(world: World) -> None:
-    world.worker.work = answering(succeeded(json_payload(b"1"), [Link(url="temporal:///a/b", type="T"), Link(url="bad>", type="T")]))
+    links = [Link(url="temporal:///a/b", type="T"), Link(url="bad>", type="T")]  # the second one fits no header
+    world.worker.work = answering(succeeded(json_payload(b"1"), links))
     async with world.post(BY_NAME) as response:
         assert response.headers.getall("Nexus-Link") == ['<temporal:///a/b>; type="T"']
 
@@ -218,7 +219,8 @@ async def test_a_compressed_body_goes_on_as_it_came(world: World) -> None:
 
 
 async def test_names_with_slashes_dots_and_unicode_are_one_segment_each(world: World) -> None:
-    for name, encoded in (("a/b", "a%2Fb"), ("..", "%2E%2E"), ("Zürich £", "Z%C3%BCrich%20%C2%A3"), ("100%", "100%25"), ("a+b", "a+b")):
+    names = {"a/b": "a%2Fb", "..": "%2E%2E", "Zürich £": "Z%C3%BCrich%20%C2%A3", "100%": "100%25", "a+b": "a+b"}
+    for name, encoded in names.items():
         text = await world.raw(
             f"POST /nexus/endpoints/payments/services/{encoded}/{encoded} HTTP/1.1\r\nHost: x\r\n"
             "Connection: close\r\nContent-Length: 0\r\n\r\n".encode()

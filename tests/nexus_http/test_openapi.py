@@ -73,7 +73,7 @@ class Sender:
     def send(self, case: Any) -> tuple[int, bytes, str]:
         kwargs = case.as_transport_kwargs(base_url="http://127.0.0.1")
         named = {key: kwargs[key] for key in ("method", "url", "headers", "params", "data", "json", "cookies") if key in kwargs}
-        prepared = requests.Request(**named).prepare()
+        prepared: Any = requests.Request(**named).prepare()
         self._connection.request(prepared.method, prepared.path_url, body=prepared.body, headers=dict(prepared.headers))
         response = self._connection.getresponse()
         return response.status, response.read(), response.headers.get("Content-Type", "")
@@ -103,7 +103,8 @@ def for_this_world() -> dict[str, Any]:
     return made
 
 
-OPERATIONS = [one.ok() for one in schemathesis.openapi.from_dict(for_this_world()).get_all_operations()]
+SCHEMA: Any = schemathesis.openapi.from_dict(for_this_world())
+OPERATIONS = [one.ok() for one in SCHEMA.get_all_operations()]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda one: one.label)

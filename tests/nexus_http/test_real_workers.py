@@ -118,9 +118,9 @@ async def test_n20_the_operations_of_a_calling_workflow_are_listed_with_links_to
     async with on.handling(), on.calling():
         handle = await on.callers.start_workflow(Calling.run, "it", id="caller-1", task_queue=QUEUE)
         assert await asyncio.wait_for(handle.result(), 20) == "worked on it"
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"{on.url}/namespaces/{CALLERS}/nexus/operations?workflow_id={handle.id}") as response:
-            assert response.status == 200
-            listed = (await response.json())["operations"]
+    url = f"{on.url}/namespaces/{CALLERS}/nexus/operations?workflow_id={handle.id}"
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        assert response.status == 200
+        listed = (await response.json())["operations"]
     assert [one["state"] for one in listed] == ["succeeded"]
     assert [link["url"].split("/")[4] for link in listed[0]["links"]][:2] == [CALLERS, HANDLERS]

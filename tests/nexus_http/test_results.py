@@ -38,8 +38,9 @@ async def until_waiting(world: World, count: int) -> None:
 
 async def test_n20_the_state_of_an_operation_is_told_at_once(world: World) -> None:
     world.operations.state = OperationInfo(
-        state="running", position=3, attempt=4, last_failure="busy", progress={"events": 3}, started_at=1_500_000_000, links=DONE.links
-    )
+        state="running", position=3, attempt=4, last_failure="busy", progress={"events": 3}, started_at=1_500_000_000,
+        links=DONE.links,
+    )  # fmt: skip
     async with world.session.get(f"{world.url}{PATH}/operations/{token_of(world)}") as response:
         assert response.status == 200
         info = await response.json()

@@ -87,7 +87,8 @@ class Worker:
 
 class Namespaces:
     def __init__(self) -> None:
-        self.known = {name: NamespaceRecord(id=f"id-of-{name}", name=name, retention_ns=0, created_at=0) for name in ("pay", "ship")}
+        made = [NamespaceRecord(id=f"id-of-{name}", name=name, retention_ns=0, created_at=0) for name in ("pay", "ship")]
+        self.known = {record.name: record for record in made}
 
     async def by_name(self, name: str) -> NamespaceRecord:
         if name not in self.known:

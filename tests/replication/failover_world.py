@@ -155,6 +155,7 @@ class FailoverRegion:
         self.rate = 1.0
         self.is_strict = False
         self.is_healthy = True
+        self.knows_lag = True
         self.settings = world.settings
         # What the stream would say: position of each shard, by peer how far that is told, and what waits of each namespace.
         self.last_position = dict.fromkeys(range(SHARDS), 100)
@@ -226,6 +227,8 @@ class FailoverRegion:
         return Backlog(SHARDS, shards)
 
     async def _lag(self) -> dict[str, LagNote]:
+        if not self.knows_lag:
+            raise unavailable("a node of the region does not answer")
         return self.lag
 
     async def _quarantined(self, namespace_id: str) -> int:

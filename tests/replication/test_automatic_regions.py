@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
+import pytest
 
 from chaos.sim.loop import simulate
 from replication.failover_report import Kind
@@ -177,6 +178,19 @@ def test_a_candidate_that_lacks_too_much_does_not_take_over() -> None:
         assert report.is_done and report.events_behind == 9_000, "an operator may decide to lose them"
 
     play(FailoverWorld("one", "two"), story, "orders", "bills")
+
+
+@pytest.mark.parametrize(("unknown_s", "is_taken"), [(10.0, True), (90.0, False)])
+def test_a_lag_that_its_owner_could_not_gather_grows_older_until_it_is_beyond_the_bound(unknown_s: float, is_taken: bool) -> None:
+    async def story(world: FailoverWorld) -> None:
+        world["one"].knows_lag = False  # one of its nodes is gone before the rest of the region goes
+        await asyncio.sleep(unknown_s)
+        world.kill("one")
+        await asyncio.sleep(DETECTED_S_MAX)
+        assert (world["two"].record().active_cluster == "two") is is_taken
+        assert is_taken or "the lag was" in world["two"].control.status().waiting["id of orders"]
+
+    play(FailoverWorld("one", "two"), story)
 
 
 def test_a_namespace_is_moved_at_most_once_per_cool_down() -> None:

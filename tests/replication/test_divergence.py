@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.core.ledger import LedgerLine, Outcome
-from replication.loss_ledger import LossLedger
+from cluster.core.ledger import Outcome
 from tests.history.commands import complete, timer
 from tests.history.world import NAMESPACE, eventually, name_of
+from tests.replication.calls import ledger
 from tests.replication.two_regions import Pair, RegionWorld, play
 
 
@@ -15,11 +15,6 @@ async def signals(world: RegionWorld, workflow_id: str) -> list[str]:
     events = await world.history_of(workflow_id)
     names = [event.workflow_execution_signaled_event_attributes.signal_name for event in events]
     return [name for event, name in zip(events, names, strict=True) if name_of(event) == "WorkflowExecutionSignaled"]
-
-
-async def ledger(world: RegionWorld) -> list[LedgerLine]:
-    """All lines of the region's ledger."""
-    return [line.line for line in await LossLedger(world.store, world.shards_count).lines()]
 
 
 async def forked(pair: Pair) -> None:
@@ -67,7 +62,7 @@ def test_the_branch_that_lost_is_kept_with_its_events_and_its_ledger() -> None:
         assert shard.replicas is not None
         (kept,) = shard.replicas.losers(run.key, run.state)
         assert kept.head.history_hash == before.history_hash
-        (line,) = await ledger(pair.two)
+        (line,) = [entry.line for entry in await ledger(pair.two)]
         assert (line.name, line.outcome, line.winner_run_id) == ("WorkflowExecutionSignaled", Outcome.REAPPLY, run.key.run_id)
         assert (await pair.two.history_of("w"))[line.winner_event_id - 1].event_id == line.winner_event_id > 0
         blobs = await pair.two.store.history(shard.id, run.key, kept.number, kept.events_from, kept.head.last_event_id)

@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice import v1 as operator_api
 from temporalio.api.workflowservice import v1 as api
 
-from cluster.core.errors import invalid_argument
+from cluster.core.errors import failed_precondition, invalid_argument
 from cluster.frontend.call import Call, Handler
 from cluster.frontend.handlers.services import Services
 from cluster.namespaces.record import Capabilities, describe_response, update_response
@@ -77,6 +77,8 @@ def _deprecate(services: Services) -> Handler:
 
 def _delete(services: Services) -> Handler:
     async def handle(call: Call, request: Any) -> Message | bytes:
+        if call.record is not None and (endpoint := await services.endpoints.leading_to(call.record.id)):
+            raise failed_precondition(f"cannot delete a namespace that is a target of a Nexus endpoint {endpoint}")
         renamed = await services.namespaces.delete(request.namespace, request.namespace_id)
         return operator_api.DeleteNamespaceResponse(deleted_namespace=renamed.name)
 
