@@ -33,7 +33,7 @@ from cluster.core.apply import EVENT_NAMES
 from cluster.core.effects import CancelNexusOperation, DeliverCallback, Effect, StartNexusOperation, effects
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import SECOND_NS, duration, parse_event
-from cluster.core.machines import activity_calls, child, external, lifecycle, workflow_task
+from cluster.core.machines import activity_calls, child, external, lifecycle, takeover, workflow_task
 from cluster.core.machines.completion import Completed
 from cluster.core.transition import Transition
 from tests.core import nexus_stories
@@ -303,6 +303,15 @@ def advance(story: Story, words: list[str], options: dict[str, str]) -> None:
     """Time passes, and the run does what has become due."""
     story.live.now += span_ns(words[0])
     story.successors += story.live.do(due.decide_due)
+
+
+@told
+def fail_over(story: Story, words: list[str], options: dict[str, str]) -> None:
+    """`fail-over 2`: another region writes under that version from now on, and takes the run over."""
+    run = story.live
+    run.version = int(words[0])
+    if takeover.is_needed(run.state):
+        run.do(takeover.take_over)
 
 
 @told
