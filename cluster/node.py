@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from cluster.history.service import HistoryService
     from cluster.membership.members import Membership
     from cluster.namespaces.registry import NamespaceRegistry
+    from cluster.nexus.http_client import GuardedClient
     from cluster.routing.matching import RoutedMatching
     from cluster.routing.peers import Peers
     from cluster.stores.base import Store
     from cluster.visibility.base import VisibilityStore
+    from nexus.gateway import Gateway
     from replication.figures import Family
     from replication.witness import Witness
 
@@ -249,18 +251,38 @@ class Node:
             region_pages = RegionPages(regions.control.admin, self.ids, self.frontend.drain)
             self._opened.append(("region pages", region_pages))
             mounts.append(region_pages.mount)
+        gateway, client = self._nexus_gateway()
+        mounts.append(gateway.mount)
         self._http = HttpPages(self._fault, exposition.page, CONTENT_TYPE, self.assembly.overview.describe, mounts)
         try:
             self.http_port = await self._http.start(config.ip, config.http_port, config.is_port_shared)
         except OSError as error:
             raise PortInUse(f"{config.ip}:{config.http_port} (http) cannot be bound: {error.strerror or error}") from error
         self._opened.append(("http", self._http))
+        self._opened.append(("nexus gateway", gateway))  # closed before the port: whoever waits is told to ask again
+        self.assembly.nexus.use_http(client, f"http://{config.ip}:{self.http_port}/namespaces/{{namespace}}/nexus/callback")
         if "frontend" in config.roles:
             others = [] if regions is None else [RegionHandlers(regions.port, self.ids)]
             transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids, others)
             self.port = await transport.start(config.ip, config.port, config.is_port_shared)
             self._transport = transport
             self._opened.append(("grpc", transport))
+
+    def _nexus_gateway(self) -> tuple[Gateway, GuardedClient]:
+        from cluster.frontend.authorisation import is_loopback
+        from cluster.nexus.http_client import GuardedClient
+        from nexus.behind import make_gateway
+        from nexus.egress import LOOPBACK_NETWORKS, Egress, EgressSettings
+
+        # A server that only this machine reaches may call this machine; any other one calls nobody inside its network.
+        egress = Egress(EgressSettings(allowed_networks=LOOPBACK_NETWORKS if is_loopback(self.config.ip) else ()))
+        self._opened.append(("egress", egress))
+        parts = self.assembly
+        gateway = make_gateway(
+            parts.nexus, parts.namespaces, parts.routed_history, parts.tokens, self.clock, self.ids,
+            egress=egress, is_draining=lambda: self.frontend.drain.has_begun,
+        )  # fmt: skip
+        return gateway, GuardedClient(egress)
 
     def _families(self) -> list[Family]:
         regions = self.assembly.regions

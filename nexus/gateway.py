@@ -250,7 +250,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         began = loop.time()
         response = await self._parts.dispatch.dispatch(namespace.id, target.task_queue, request, times.dispatch_ns / 1e9)
-        self._note_time(request, loop.time() - began, times)
+        took_s = loop.time() - began
         shows_traces = target.policy.shows_stack_traces
         if isinstance(response, HandlerError):
             return protocol.handler_error_answer(response.failure, shows_traces, self._settings)
@@ -258,6 +258,7 @@ class Gateway:
             return protocol.operation_error_answer(*unsuccessful, shows_traces, self._settings)
         variant = response.start_operation.WhichOneof("variant")
         if variant == "sync_success":
+            self._note_time(request, took_s, times)
             success = response.start_operation.sync_success
             return protocol.result_answer(success.payload, success.links, self._settings)
         if variant != "async_success":

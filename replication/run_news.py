@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cluster.core.branches import head_of, owner_of
 from cluster.core.entry import Entry
+from cluster.core.errors import CallerError, Code
 from cluster.core.events import join_framed
 from cluster.core.merge import RunClaim, claim_of
 from cluster.core.state import RunState, checksum, encode_state
@@ -110,20 +111,27 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
     key = news.key
     assert shard.replicas is not None
     successor = None if news.successor is None else await _snapshot(shard, news.successor, 1)
+    row = news.row
     while True:
-        run = shard.runs.get(key) or news.row or await _stored(shard, key)
-        if run is None:
+        run = shard.runs.get(key) or row or await _stored(shard, key)
+        if run is None or (run is row and shard.replicas.is_dead(key)):
             reason = DELETED if shard.replicas.is_dead(key) else ""
             return RunDelta(*_name(key), tombstone=reason, claim=shard.replicas.claim_of_dead(key), successor=successor)
         state, branch = run.state, run.branch
-        if not run.is_evicted and run is not news.row:
+        if not run.is_evicted and run is not row:
             await shard.durable(run)
         if state.is_deleted:
             is_retired = key in shard.replicas.expired
             reason = "" if is_retired else DELETED
             return RunDelta(*_name(key), tombstone=reason, claim=claim_of(state), successor=successor)
-        events = await read_events(shard.store, shard.id, run, events_from, state.next_event_id - 1)
-        losers = [await losing_branch(shard, run, one) for one in shard.replicas.losers(key, state)]
+        try:
+            events = await read_events(shard.store, shard.id, run, events_from, state.next_event_id - 1)
+            losers = [await losing_branch(shard, run, one) for one in shard.replicas.losers(key, state)]
+        except CallerError as error:
+            if error.code is not Code.DATA_LOSS or not (shard.replicas.is_dead(key) or run.state.is_deleted):
+                raise
+            row = None  # it was deleted while it was read
+            continue
         if run.branch == branch:
             break
     return RunDelta(

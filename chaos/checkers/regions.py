@@ -199,10 +199,15 @@ def i17_acknowledged_is_kept(evidence: RegionsEvidence) -> list[Violation]:
         if not outcomes:
             text = f"{act.kind} {act.token} was acknowledged, and is in no history and no line of the ledger"
             found.append(Violation("I17", act.workflow_id, act.run_id, text))
-        elif act.kind in (ActKind.SIGNAL, ActKind.UPDATE) and not outcomes & STILL_KEPT:
+        elif act.kind in (ActKind.SIGNAL, ActKind.UPDATE) and not outcomes & _still_kept(act.kind):
             text = f"{act.kind} {act.token} was acknowledged, and the ledger says only {sorted(outcomes)}"
             found.append(Violation("I17", act.workflow_id, act.run_id, text))
     return found
+
+
+def _still_kept(kind: ActKind) -> frozenset[str]:
+    """An update that the winner has admitted as well may have been ended with its run, without an event."""
+    return STILL_KEPT | {"duplicate"} if kind == ActKind.UPDATE else STILL_KEPT
 
 
 def _twice(act: Act, places: Sequence[tuple[RunHistory, bool]], evidence: RegionsEvidence) -> list[Violation]:

@@ -14,13 +14,16 @@ from temporalio.api.enums.v1 import ReplicationState
 from temporalio.api.workflowservice import v1 as api
 
 from chaos.sim.loop import running_loop
+from chaos.sim.nodes import NodeDied
 from chaos.sim.rand import Streams
 from chaos.sim.region import Region
 from chaos.sim.world import World
 from cluster.core.errors import CallerError
 from cluster.namespaces.record import HANDOVER, NORMAL, NamespaceRecord
+from replication.failover_report import Kind
 
 DRAIN_S_MAX = 4.0
+CONTROL_S_MAX = 60.0
 SETTLED_S_MAX = 60.0
 LOOK_S = 0.1
 
@@ -109,8 +112,12 @@ class Failovers:
 
     # --- gracefully -------------------------------------------------------------------------------------------------------------
     async def _graceful(self, name: str) -> None:
+        """By the words of the public API, or by the server's own handover."""
         record = self.newest(name)
         if record is None:
+            return
+        if self._draw.random() < 0.5:
+            await self._by_control(name, record.active_cluster)
             return
         self._busy.add(name)
         owner = next(region for region in self.world.regions if region.name == record.active_cluster)
@@ -126,6 +133,28 @@ class Failovers:
         kind = FailoverKind.GRACEFUL if done else FailoverKind.ABORTED
         self.injected[kind] += 1
         running_loop().trace("handover ends", namespace=name, owner=owner.name, to=to.name, done=done)
+        self._busy.discard(name)
+
+    async def _by_control(self, name: str, owner: str) -> None:
+        """Asked of any node of any region, which asks the owner."""
+        self._busy.add(name)
+        to = self._draw.choice(self.others_than(owner)).name
+        slots = [slot for region in self.world.regions for slot in region.slots.values() if slot.node is not None]
+        done = False
+        if slots:
+            slot = self._draw.choice(slots)
+            node = slot.node
+            assert node is not None and node.assembly.regions is not None
+            failovers = node.assembly.regions.control.failovers
+            running_loop().trace("handover asked for", namespace=name, to=to, node=slot.name)
+            try:
+                async with asyncio.timeout(CONTROL_S_MAX):
+                    report = await slot.run_inside(lambda: failovers.fail_over(name, to, Kind.GRACEFUL, DRAIN_S_MAX), "fail over")
+                done = report.is_done
+                running_loop().trace("handover answered", namespace=name, to=to, done=done, reason=report.reason)
+            except (CallerError, NodeDied, TimeoutError) as error:
+                running_loop().trace("handover failed", namespace=name, to=to, error=type(error).__name__)
+        self.injected[FailoverKind.GRACEFUL if done else FailoverKind.ABORTED] += 1
         self._busy.discard(name)
 
     async def _drained(self, owner: Region, to: Region, namespace_id: str) -> bool:
@@ -197,8 +226,9 @@ def _has_told_all(owner: Region, to: str, namespace_id: str) -> bool:
         parts = node.assembly.regions
         assert parts is not None
         lags = parts.region.lag().get(to, {})
+        feeds = parts.region.senders[to].feeds if to in parts.region.senders else {}
         for number, shard in node.history.ownership.open.items():
-            lag = lags.get(number)
+            lag = lags.get(number) if number in feeds and feeds[number].shard is shard else None
             is_durable = shard.is_open and shard.journal.durable_position == shard.journal.last_position
             if lag is None or not is_durable or lag.is_catching_up or lag.entries.get(namespace_id):
                 return False

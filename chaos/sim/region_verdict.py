@@ -26,6 +26,7 @@ from chaos.sim.replays import histories_replay
 from chaos.sim.verdict import is_fed, states_agree
 from chaos.sim.world import World
 from cluster.core.entry import Entry, encode_entry
+from cluster.core.errors import CallerError, Code
 from cluster.core.state import RunState, checksum
 from cluster.frontend.forwarding import REDIRECTION
 from cluster.history.loss_rows import LEDGER_KIND, decode_row
@@ -222,8 +223,13 @@ class Gathering:
             request = api.DescribeWorkflowExecutionRequest(
                 namespace=name, execution=WorkflowExecution(workflow_id=workflow_id)
             )
-            answer = await self._ask(region, "DescribeWorkflowExecution", request)
-            found[workflow_id] = answer.workflow_execution_info.execution.run_id
+            try:
+                answer = await self._ask(region, "DescribeWorkflowExecution", request)
+            except CallerError as error:
+                if error.code is not Code.NOT_FOUND:  # after the current run is deleted there is none
+                    raise
+            else:
+                found[workflow_id] = answer.workflow_execution_info.execution.run_id
         return found
 
     async def _rows(self, region: Region, name: str) -> dict[str, tuple[Any, ...]]:

@@ -71,7 +71,8 @@ class RegionProcess:
 
     # --- looking ----------------------------------------------------------------------------------------------------------
     def status(self) -> dict[str, Any]:
-        return self._page("status", None)
+        page: dict[str, Any] = self._page("status", None)
+        return page
 
     def verify(self) -> dict[str, Any]:
         """With the only other region."""

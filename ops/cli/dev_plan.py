@@ -13,6 +13,7 @@ DIR/regions.json: `--region NAME` runs one of them again.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ SHARDS = (4, 7, 3)
 KINDS = ("sqlite", "postgres", "mariadb", "cassandra")
 PORTS_APART = 1_000
 PORTS_TRIED = 100
+QUIET_PORTS = range(20_000, 30_000)  # below those of outgoing connections (net.ipv4.ip_local_port_range)
 FILE = "regions.json"
 WITNESS = "witness.db"
 
@@ -65,14 +67,15 @@ def plan_regions(options: DevOptions, directory: Path) -> list[RegionPlan]:
         raise WrongOption(f"--regions is 2 or {len(NAMES)}, not {options.regions}")
     kinds = kinds_of(options.stores, options.regions)
     before = load(directory) if (directory / FILE).exists() else {}
+    if before and {*kinds, *(plan.kind for plan in before.values())} != {"sqlite"}:
+        # Half of what the regions had is gone with a server; the other half would meet strangers of the same names.
+        raise WrongOption(f"{directory} was used before, and database servers of --stores keep nothing: use another --db")
     taken: set[int] = set()
     planned = []
     for number, (name, kind) in enumerate(zip(NAMES, kinds, strict=False)):
         is_first = number == 0
-        port, http_port = (
-            base if is_first or base == 0 else next_free(options.ip, base + number * PORTS_APART, taken)
-            for base in (options.port, options.http_port)
-        )
+        port = _port(options.ip, options.port, number, taken)
+        http_port = _port(options.ip, options.http_port, number, taken | {port})
         taken |= {port, http_port}
         config = NodeConfig(
             ip=options.ip,
@@ -114,6 +117,14 @@ def with_store(plan: RegionPlan, url: str, directory: Path) -> RegionPlan:
     if kind == "cassandra":
         visibility = VisibilityConfig(kind="sqlite", url=str(directory / f"{plan.name}.visibility.db"))
     return msgspec.structs.replace(plan, config=msgspec.structs.replace(plan.config, store=store, visibility=visibility))
+
+
+def _port(ip: str, base: int, number: int, taken: set[int]) -> int:
+    """Of region `number`. base 0: not one that the system would choose, which somebody's outgoing connection may have when a
+    region that was killed comes back and needs it again."""
+    if base == 0:
+        return next_free(ip, QUIET_PORTS[0] + os.getpid() * PORTS_TRIED % len(QUIET_PORTS), taken)
+    return base if number == 0 else next_free(ip, base + number * PORTS_APART, taken)
 
 
 def next_free(ip: str, wanted: int, taken: set[int]) -> int:

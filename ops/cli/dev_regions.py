@@ -27,10 +27,12 @@ from typing import Any
 import msgspec
 import structlog
 
+from cluster.stores.base import StoreError
 from ops.cli.child_messages import LINE_BYTES_MAX, Refused, Serving, Start, Stop
 from ops.cli.dev_options import DevOptions, namespaces_of
 from ops.cli.dev_plan import RegionPlan, lines_of, plan_regions, save, with_store
 from ops.cli.exit_codes import EXIT_CLUSTER, EXIT_DATABASE, EXIT_FAILED, EXIT_OK, complain
+from ops.cli.logs import only_errors
 from ops.cli.processes import BACKOFF_MAX_S, BACKOFF_MIN_S, LIVED_S, STOP_GRACE_S, Child
 from ops.cli.serving import run_in_loop
 from ops.services.processes import ServiceUnavailable
@@ -49,13 +51,13 @@ def run_regions(options: DevOptions) -> int:
         plans = plan_regions(options, directory)
         try:
             plans = [_with_server(plan, directory, stack) for plan in plans]
-        except ServiceUnavailable as error:
+        except (ServiceUnavailable, StoreError) as error:
             return complain(f"--stores: {error}", EXIT_DATABASE)
         return run_in_loop(RegionSet(plans, options, directory).run())
 
 
 def _with_server(plan: RegionPlan, directory: Path, stack: ExitStack) -> RegionPlan:
-    """A database server that lives as long as this run, where one is wanted. Raises ServiceUnavailable."""
+    """A database server that lives as long as this run, where one is wanted. Raises ServiceUnavailable, StoreError."""
     if plan.kind == "sqlite":
         return plan
     from ops.cli.schema_engines import upgrade
@@ -69,7 +71,8 @@ def _with_server(plan: RegionPlan, directory: Path, stack: ExitStack) -> RegionP
         await upgrade("store", plan.config.store_config)
         await upgrade("visibility", plan.config.visibility_config)
 
-    asyncio.run(make_tables())
+    with only_errors():
+        asyncio.run(make_tables())
     return plan
 
 

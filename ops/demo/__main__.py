@@ -75,7 +75,7 @@ def main(
 def perform_regions(stores: str, transfers: int, seed: int, console: Console) -> RegionReport:
     def course(tell: Callable[[str], None], progress: Callable[[int], None]) -> RegionReport:
         report = asyncio.run(RegionStage(DIRECTORY, stores, transfers, seed, tell, progress).perform())
-        report.look_next = look_next_of_regions()
+        report.look_next = look_next_of_regions(stores)
         return report
 
     late = max(10, transfers // 10)
@@ -106,13 +106,16 @@ def with_progress(console: Console, total: int, course: Callable[[Callable[[str]
         return course(bar.console.print, lambda done: bar.update(job, completed=done))
 
 
-def look_next_of_regions() -> list[str]:
+def look_next_of_regions(stores: str) -> list[str]:
     build = DIRECTORY.relative_to(ROOT)
+    regions = [
+        f"the regions          .venv/bin/outlast dev --regions 2 --db {build}/regions",
+        "                     then, in another terminal: .venv/bin/outlast region status, failover status, ledger",
+    ]
     return [
         f"the bank's entries   {build}/accounts.db (sqlite3)",
         f"the logs             {build}/regions.log, {build}/region-one.log, {build}/worker-one.log, {build}/worker-two.log",
-        f"the regions          .venv/bin/outlast dev --regions 2 --db {build}/regions",
-        "                     then, in another terminal: .venv/bin/outlast region status, failover status, ledger",
+        *(regions if set(stores.split(",")) == {"sqlite"} else []),  # what was on a server is gone with it
         "the story            ops/demo/region_stage.py; the workflow: ops/demo/workflows.py",
         "why it holds         replication/README.md",
     ]

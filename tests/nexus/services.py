@@ -38,14 +38,14 @@ class Backing:
 
     @workflow.run
     async def run(self, word: str) -> str:
+        if word == "wait":
+            await workflow.wait_condition(lambda: bool(self.told))
+            word = self.told
         if word == "fail":
             raise ApplicationError("it broke", "detail", type="Broken", non_retryable=True)
         if word == "again":
             workflow.continue_as_new("once more")
-        if word == "wait":
-            await workflow.wait_condition(lambda: bool(self.told))
-            return f"told {self.told}"
-        return f"worked on {word}"
+        return f"told {word}" if self.told else f"worked on {word}"
 
 
 @h.service_handler(service=Work)
@@ -138,15 +138,25 @@ class Call:
 
 @workflow.defn
 class Cancels:
-    """Starts an operation, cancels it, and tells what came of it."""
+    """Starts an operation, cancels it (waits: when it is told to), and tells what came of it."""
+
+    def __init__(self) -> None:
+        self.may_go = False
+
+    @workflow.signal
+    def go(self) -> None:
+        self.may_go = True
 
     @workflow.run
-    async def run(self, operation: str, input: str, kind: int, endpoint: str = ENDPOINT) -> str:
+    async def run(self, operation: str, input: str, kind: int, endpoint: str = ENDPOINT, waits: bool = False) -> str:
         handle = await client_of(endpoint).start_operation(
             getattr(Work, operation), input, cancellation_type=workflow.NexusOperationCancellationType(kind)
         )
         task = asyncio.ensure_future(_wait(handle))
-        await workflow.sleep(0.01)
+        if waits:
+            await workflow.wait_condition(lambda: self.may_go)
+        else:
+            await workflow.sleep(0.01)
         handle.cancel()
         return await task
 

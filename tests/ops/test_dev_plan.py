@@ -45,11 +45,26 @@ def test_a_region_is_a_thousand_ports_further_or_on_the_next_free_one(tmp_path: 
     assert next_free("127.0.0.1", first, {first}) > first
 
 
+def test_ports_that_nobody_named_are_no_outgoing_connections(tmp_path: Path) -> None:
+    """A region that was killed comes back on its port: meanwhile the system must not have given it to somebody."""
+    plans = plan_regions(options(), tmp_path)
+    ports = [port for plan in plans for port in (plan.config.port, plan.config.http_port)]
+    assert len(set(ports)) == 6 and all(20_000 <= port < 30_200 for port in ports)
+
+
 def test_a_directory_keeps_its_shard_counts(tmp_path: Path) -> None:
     before = plan_regions(options(shards=5), tmp_path)
     save(tmp_path, {plan.name: plan for plan in before})
     assert [plan.config.shards for plan in plan_regions(options(), tmp_path)] == [5, 5, 5]
     assert load(tmp_path) == {plan.name: plan for plan in before}
+
+
+def test_a_directory_whose_servers_are_gone_is_not_used_again(tmp_path: Path) -> None:
+    before = plan_regions(options(stores="sqlite,postgres,sqlite"), tmp_path)
+    save(tmp_path, {plan.name: plan for plan in before})
+    for stores in ("", "sqlite,postgres,sqlite"):
+        with pytest.raises(WrongOption, match="use another --db"):
+            plan_regions(options(stores=stores), tmp_path)
 
 
 def test_a_cassandra_gets_a_file_for_its_lists(tmp_path: Path) -> None:

@@ -104,9 +104,12 @@ def accepting(task: api.PollWorkflowTaskQueueResponse, *, completes: bool = Fals
         wish = Request()
         message.body.Unpack(wish)
         wishes.append((message.id, message.event_id, wish))
+    accepted = {
+        event.workflow_execution_update_accepted_event_attributes.protocol_instance_id for event in task.history.events
+    }
     for event in task.history.events:
-        if name_of(event) == "WorkflowExecutionUpdateAdmitted":
-            wish = event.workflow_execution_update_admitted_event_attributes.request
+        wish = event.workflow_execution_update_admitted_event_attributes.request
+        if name_of(event) == "WorkflowExecutionUpdateAdmitted" and wish.meta.update_id not in accepted:
             wishes.append((f"{wish.meta.update_id}/request", event.event_id, wish))
     messages = []
     for id, event_id, wish in wishes:

@@ -190,14 +190,14 @@ def test_an_open_run_whose_id_a_deleted_run_took_is_ended_and_its_lines_say_so()
     play(story)
 
 
-def test_a_child_that_both_regions_began_for_one_parent_ends_once_for_it() -> None:
+def test_a_parent_hears_that_its_child_lost_its_workflow_id() -> None:
     async def story(pair: Pair) -> None:
         one, two = pair.one, pair.two
         await one.start("parent")
         task = await one.take_task()
         pair.is_linked = False
         pair.cut()
-        await answer(one, task, child("c"))
+        await one.answer(task, child("c"))
         (wish,) = (await one.current("parent")).state.children
         await asyncio.sleep(1)
         lost = (await one.current("c")).key.run_id
@@ -210,7 +210,43 @@ def test_a_child_that_both_regions_began_for_one_parent_ends_once_for_it() -> No
         assert (await two.event_names("c", lost))[-1] == "WorkflowExecutionTerminated"
         parent = (await two.current("parent")).state
         assert wish not in parent.children, "its child was ended, and it was told"
-        assert len(await events_named(two, "parent", "ChildWorkflowExecutionTerminated")) == 1
+        told = {"ChildWorkflowExecutionTerminated", "StartChildWorkflowExecutionFailed"}  # by what had arrived when two looked
+        assert len([name for name in await two.event_names("parent") if name in told]) == 1
+
+    play(story)
+
+
+def test_a_child_that_both_regions_began_for_the_same_wish_ends_once_for_its_parent() -> None:
+    async def story(pair: Pair) -> None:
+        one, two = pair.one, pair.two
+        honest = two.region.take_in
+
+        async def without_the_child(delta: Any) -> Any:
+            is_start_told = delta.workflow_id == "parent" and delta.head.last_event_id > 5
+            if delta.workflow_id == "c" or is_start_told:
+                raise CallerError(Code.UNAVAILABLE, "not yet")
+            return await honest(delta)
+
+        two.region.take_in = without_the_child
+        await one.start("parent")
+        await one.work(child("c"))
+        await asyncio.sleep(1)
+        lost = (await one.current("c")).key.run_id
+        (before,) = (await two.current("parent")).state.children.values()
+        await split(pair)
+        await asyncio.sleep(2)
+        kept = (await two.current("c")).key.run_id
+        assert kept != lost
+        two.region.take_in = honest
+        await heal(pair)
+        await asyncio.sleep(2)
+        (wish,) = (await two.current("parent")).state.children.values()
+        assert wish.is_started and wish.initiated_event_id == before.initiated_event_id, "it still waits for the other one"
+        await two.terminate("c")
+        await asyncio.sleep(2)
+        await pair.agree()
+        told = await events_named(one, "parent", "ChildWorkflowExecutionTerminated")
+        assert [event.child_workflow_execution_terminated_event_attributes.workflow_execution.run_id for event in told] == [kept]
 
     play(story)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from functools import partial
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from cluster.core.events import parse_event
 from cluster.core.ledger import decode_line
 from cluster.history.events import read_events
 from tests.history.commands import activity, complete, continue_as_new, timer
-from tests.replication.calls import accepting, answer, cancel, reset, send_update, signal_with_start
+from tests.replication.calls import ACCEPTED, accepting, answer, cancel, reset, send_update, signal_with_start
 from tests.replication.lossy_link import Faults
 from tests.replication.two_regions import Pair, RegionWorld, play
 
@@ -109,11 +111,20 @@ async def wild_step(world: RegionWorld, draw: random.Random, name: str) -> None:
     elif kind == 4:
         await reset(world, workflow_id, 4)
     else:
+        sent = send_update(world, workflow_id, f"u{name}")
+        sent.add_done_callback(partial(note_if_accepted, world, f"u{name}"))
+        await asyncio.sleep(0.01)
         task = await world.take_task(wait_s=0.2)
         if task.task_token:
             await answer(world, task, messages=accepting(task, completes=draw.random() < 0.5))
-        send_update(world, workflow_id, f"u{name}")
-        await asyncio.sleep(0.01)
+
+
+def note_if_accepted(world: RegionWorld, update_id: str, sent: asyncio.Future[Any]) -> None:
+    """One that was refused leaves no trace."""
+    if sent.cancelled() or sent.exception() is not None:
+        return
+    if sent.result().stage >= ACCEPTED and not sent.result().outcome.HasField("failure"):
+        world.acknowledged.append(update_id)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
@@ -208,19 +219,27 @@ async def one_open_run_of_each_id(pair: Pair) -> None:
 
 
 async def each_signal_is_explained(pair: Pair) -> None:
-    """Each that was acknowledged is in a run once, or the ledger says what it waits for."""
+    """Each that was acknowledged (updates: accepted) is in a run, signals once, or in an inbox."""
     found: set[str] = set()
     for world in (pair.one, pair.two):
         for shard in world.history._shards.values():
             assert shard.replicas is not None
             for run in list(shard.runs.values()):
                 events = await read_events(world.store, shard.id, run, 1, run.state.next_event_id - 1)
+                waiting = [decode_line(item.line).event for item in run.state.inbox.values() if item.line]
+                found.update(id for data in (*events, *run.state.buffered, *waiting) if (id := update_id_of(data)))
                 names = [name for data in (*events, *run.state.buffered) if (name := signal_name(data))]
                 assert len(names) == len(set(names)), (run.key, names)
                 found.update(names)
-                found.update(signal_name(decode_line(item.line).event) for item in run.state.inbox.values() if item.line)
+                found.update(map(signal_name, waiting))
     told = {*pair.one.acknowledged, *pair.two.acknowledged}
     assert not told - found, f"acknowledged, and nobody knows what became of it: {sorted(told - found)}"
+
+
+def update_id_of(data: bytes) -> str:
+    event = parse_event(data)
+    accepted = event.workflow_execution_update_accepted_event_attributes
+    return accepted.protocol_instance_id or event.workflow_execution_update_admitted_event_attributes.request.meta.update_id
 
 
 def signal_name(event: bytes) -> str:
