@@ -23,7 +23,7 @@ $(READY): uv.lock pyproject.toml ops/setup.sh
 	@bash ops/setup.sh
 	@touch $@
 
-demo: $(READY) ## 200 money transfers while the server is killed three times and the worker once
+demo: $(READY) ## two regions, one lost amid 200 money transfers (STORES=sqlite,postgres)
 	@$(PY) -m ops.demo $(ARGS)
 
 test: $(READY) ## all tests (about 4 minutes on 2 cores)

@@ -54,6 +54,7 @@ LOST_CHILDREN_S = 100.0
 SETUP_S_MAX = 60.0
 HEALED_DELAY_S_MAX = 0.02
 LOOK_S = 0.5
+PLACES_S_MAX = 60.0
 
 
 Run = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
@@ -235,7 +236,7 @@ class RegionStory:
         until = running_loop().time() + within_s
         while not await holds():
             if running_loop().time() > until:
-                self.violations.append(otherwise)
+                self.violations += [otherwise] if otherwise else []
                 return False
             await asyncio.sleep(LOOK_S)
         return True
@@ -245,7 +246,6 @@ class RegionStory:
         """The regions come to have the same runs; a run that goes on meanwhile is no disagreement for long."""
         gathering = Gathering(self)
         if not await self._until(gathering.has_converged, "", CONVERGE_S_MAX):
-            self.violations.pop()
             self.violations += [f"I16 {when}: {text}" for text in await gathering.differences()]
 
     async def _judge(self) -> None:
@@ -258,6 +258,7 @@ class RegionStory:
         for region in self.world.regions:
             ownership = region.ownership
             self.violations += map(str, [*one_writer_per_shard(ownership), *moves_follow_the_ring(ownership)])
+            await self._until(lambda region=region: _are_in_one_place(region), "", PLACES_S_MAX)  # type: ignore[misc]
             self.violations += [f"{region.name}: {text}" for text in open_in_one_place(region)]
         running_loop().trace("over", runs=len(gathering.states(self.world.region.name)))
 
@@ -374,6 +375,10 @@ def _draw_plans(streams: Streams) -> dict[str, FaultPlan]:
 def _has_keys(parts: RegionParts) -> bool:
     """Whether tokens of each region open in the others, as far as the node knows that exchanges keys."""
     return not parts.is_leader() or parts.keys._exchanged >= set(parts.port.peers())
+
+
+async def _are_in_one_place(region: Region) -> bool:
+    return not open_in_one_place(region)
 
 
 def _link_to(name: str) -> AddOrUpdateRemoteClusterRequest:

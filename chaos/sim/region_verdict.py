@@ -168,7 +168,8 @@ class Gathering:
     async def _evidence(self, name: str) -> RegionsEvidence:
         views = {region.name: await self._view(region, name) for region in self.world.regions}
         run_ids = {history.run_id for view in views.values() for history in view.histories}
-        lines = [line for region in self.world.regions for line in await _lines(region) if line.run_id in run_ids]
+        namespace_id = self._namespace(self.world.region, name).id
+        lines = [line for region in self.world.regions for line in await _lines(region, namespace_id)]
         final = next(iter(views.values())).histories
         return RegionsEvidence(
             namespace=name,
@@ -273,15 +274,16 @@ async def _branches(region: Region) -> list[BranchList]:
     return [msgspec.msgpack.decode(row.data, type=BranchList) for row in rows]
 
 
-async def _lines(region: Region) -> list[LedgerEntry]:
-    """The loss ledger of the region, as it is stored."""
+async def _lines(region: Region, namespace_id: str) -> list[LedgerEntry]:
+    """The loss ledger of the region, as it is stored; also of runs that were deleted since."""
     rows = [row for shard in range(region.config.shards) for row in await region.disk.metadata_list(f"{LEDGER_KIND}/{shard}")]
     return [
         LedgerEntry(
             line.run_id, str(line.source), line.number, line.version, line.event_type, str(line.outcome), line.reason, line.key
         )
-        for row in rows
-        for line in decode_row(row.data).lines
+        for row in map(decode_row, (stored.data for stored in rows))
+        if row.namespace_id == namespace_id
+        for line in row.lines
     ]
 
 

@@ -22,7 +22,7 @@ from cluster.history.run import Run, feed_signature
 from cluster.stores.base import RunKey
 
 Name = tuple[str, str]
-Rank = tuple[bool, int, bool, int, int, str]
+Rank = tuple[bool, int, int, int, str]
 
 
 class Buried(NamedTuple):
@@ -170,8 +170,8 @@ class CurrentRuns:
         dead.pop(run.key, None)
         if not dead:
             return None
-        last = max(dead.values(), key=lambda one: _rank(one.claim, False))
-        return last.key if _rank(last.claim, False) > _rank_of(run) else None
+        last = max(dead.values(), key=lambda one: _rank(one.claim))
+        return last.key if _rank(last.claim) > _rank_of(run) else None
 
     def leaves(self, run: Run) -> None:
         """The run leaves memory: then the store's pointer may name a run that came after it."""
@@ -201,21 +201,14 @@ def lesser_claim(one: RunClaim | None, other: RunClaim | None) -> RunClaim | Non
     """Of one deleted run, as two regions have deleted it: the end that each gave it must not make its claim a better one."""
     if one is None or other is None:
         return one or other
-    return min(one, other, key=lambda claim: _rank(claim, False))
+    return min(one, other, key=lambda claim: _rank(claim))
 
 
 def _rank_of(run: Run) -> Rank:
-    return _rank(claim_of(run.state), run.state.is_open and not run.state.is_deleted)
+    return _rank(claim_of(run.state))
 
 
-def _rank(claim: RunClaim, is_open: bool) -> Rank:
-    """As winner_of_runs, but a run whose place another has taken comes last, and of one version's runs an open one comes first:
-    the end that a region gives to a run that lost is written under its own version, and must not make it the current one."""
-    return (
-        claim.is_last_of_chain,
-        claim.last_version,
-        is_open,
-        claim.start_version,
-        claim.began_at,
-        claim.run_id,
-    )
+def _rank(claim: RunClaim) -> Rank:
+    """As winner_of_runs, but a run whose place another has taken comes last. Whether a run is open has no say: a claim must not
+    fall when the run closes, since what it displaced may have left memory by then."""
+    return claim.is_last_of_chain, claim.last_version, claim.start_version, claim.began_at, claim.run_id

@@ -16,6 +16,7 @@ import asyncio
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 from temporalio.api.enums.v1 import NexusHandlerErrorRetryBehavior
 from temporalio.api.failure.v1 import Failure, NexusHandlerFailureInfo
 from temporalio.api.nexus.v1 import Request, Response
@@ -33,8 +34,12 @@ from cluster.tokens import Purpose, Tokens
 
 # Of the protocol's types these are not tried again; every other one, known or not, is.
 FINAL_TYPES = frozenset({"BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "CONFLICT", "NOT_IMPLEMENTED"})
+LATE_SHARE = 0.8
 _RETRYABLE = NexusHandlerErrorRetryBehavior.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_RETRYABLE
 _NON_RETRYABLE = NexusHandlerErrorRetryBehavior.NEXUS_HANDLER_ERROR_RETRY_BEHAVIOR_NON_RETRYABLE
+
+
+log = structlog.get_logger("nexus")
 
 
 class HandlerError(msgspec.Struct, frozen=True):
@@ -88,6 +93,7 @@ class MatchingDispatch:
 
     def __init__(self, matching: Questions, tokens: Tokens) -> None:
         self._matching, self._tokens = matching, tokens
+        self.late_count = 0  # answers that came in the last fifth of their time
 
     async def dispatch(
         self, namespace_id: str, task_queue: str, request: Request, timeout_s: float
@@ -98,11 +104,19 @@ class MatchingDispatch:
             token = self._tokens.seal_payload(Purpose.NEXUS_TASK, payload)
             return PollNexusTaskQueueResponse(task_token=token, request=request).SerializeToString()
 
-        until = asyncio.get_running_loop().time() + timeout_s
+        loop = asyncio.get_running_loop()
+        began, until = loop.time(), loop.time() + timeout_s
         try:
             answer = await self._matching.query(namespace_id, task_queue, False, build, until, TaskKind.NEXUS)
         except CallerError as error:
             return refused_by(error)
+        if loop.time() - began > LATE_SHARE * timeout_s:
+            self.late_count += 1
+            asked = request.start_operation if request.HasField("start_operation") else request.cancel_operation
+            log.warning(
+                "a Nexus request was answered just before its time was over: is the handler slow, or are there too few?",
+                task_queue=task_queue, service=asked.service, operation=asked.operation, seconds=timeout_s,
+            )  # fmt: skip
         if isinstance(answer, RespondNexusTaskCompletedRequest):
             return answer.response
         assert isinstance(answer, RespondNexusTaskFailedRequest)

@@ -123,6 +123,10 @@ def add_groups(asked: str = "") -> None:
         from ops.cli.failover import app as failover
 
         app.add_typer(failover, name="failover")
+    if asked in ("nexus", ""):
+        from ops.cli.nexus import app as nexus
+
+        app.add_typer(nexus, name="nexus")
     if asked in ("ledger", ""):
         from ops.cli.ledger import ledger
 

@@ -243,6 +243,9 @@ class RegionsSection(Section):
     """Instead of witness_store."""
     lease_ttl_s: Seconds = 10.0
     """A region that is silent at the witness for so long may be taken over. The same in all regions."""
+    mode: Literal["available", "strict"] = "available"
+    """strict: a region that cannot renew its lease stops acknowledging before anybody may take over, so that nothing acknowledged
+    is written twice. available: it goes on, and merging sorts it out (`outlast ledger`)."""
     automatic: AutomaticSection = AutomaticSection()  # type: ignore[valid-type]  # made above, field by field
     """When this region takes over what another one owns, by itself."""
 
@@ -252,6 +255,8 @@ class RegionsSection(Section):
             raise ValueError("witness_store or witness_etcd, not both")
         if self.witness_store is not None and self.witness_store.kind_of_url() == "memory":
             raise ValueError("witness_store is shared with other regions: memory is not")
+        if self.mode == "strict" and self.witness_store is None and self.witness_etcd is None:
+            raise ValueError("mode strict needs a witness: it says when the lease is over")
         return self
 
 

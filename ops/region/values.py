@@ -116,7 +116,7 @@ def regions_config_of(section: RegionsSection) -> RegionsConfig:
     return RegionsConfig(
         witness_store=store_config_of(section.witness_store) if section.witness_store is not None else None,
         witness_etcd=_witness_etcd_of(etcd) if etcd is not None else None,
-        lease=LeaseSettings(section.lease_ttl_s),
+        lease=LeaseSettings(section.lease_ttl_s, section.mode == "strict"),
         automatic=msgspec.structs.replace(AutomaticSettings(), **_set_ones(section.automatic)),
     )
 

@@ -60,3 +60,9 @@ def test_nobody_acts_for_a_namespace_that_is_being_handed_over() -> None:
 @pytest.mark.parametrize(("version", "is_ours"), [(NOT_REPLICATED, True), (1, True), (21, True), (2, False), (12, False)])
 def test_a_version_belongs_to_the_region_it_names(version: int, is_ours: bool) -> None:
     assert REGIONS.is_ours(version) is is_ours
+
+
+def test_a_namespace_adopts_activities_if_its_data_say_so() -> None:
+    willing = msgspec.structs.replace(HERE, id="willing", data={"outlast.adopt-activities": "true"})
+    regions = RegionsOfRecords(Records(LOCAL, HERE, willing), "c1", 1)
+    assert [regions.adopts_activities(id) for id in ("local", "here", "willing", "gone")] == [False, False, True, False]

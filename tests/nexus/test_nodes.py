@@ -167,3 +167,22 @@ def test_a_token_of_another_namespace_answers_nothing() -> None:
         assert (await asking).HasField("start_operation")
 
     perform(story)
+
+
+def test_an_answer_just_before_its_time_is_over_is_counted() -> None:
+    async def story(stage: MatchingStage) -> None:
+        await stage.add("a")
+        made: list[MatchingDispatch] = []
+
+        async def ask(node: Any) -> Any:
+            made.append(MatchingDispatch(node.routed, TOKENS))
+            return await made[-1].dispatch(NAMESPACE.id, QUEUE.name, request(), 10.0)
+
+        for after_s, late_count in ((1.0, 0), (8.5, 1)):
+            asking = running_loop().create_task(stage.inside("a", ask))
+            task = await polling(stage, "a")
+            await asyncio.sleep(after_s)
+            await respond(stage, "a", task)
+            assert (await asking).HasField("start_operation") and made[-1].late_count == late_count
+
+    perform(story)

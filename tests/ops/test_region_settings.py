@@ -231,15 +231,17 @@ def test_a_witness_is_a_database_or_an_etcd_and_its_password_is_hidden(tmp_path:
         regions:
           witness_store: {{url: "postgresql://u@h/w", password_file: {tmp_path / "secret"}}}
           lease_ttl_s: 6
+          mode: strict
           automatic: {{is_on: false, failing_s: 3}}
     """
     settings = read_settings(region(tmp_path, text))
     config = node_config_of(settings).regions
     assert config.witness_store is not None and config.witness_store.url == "postgresql://u:open%20sesame@h/w"
-    assert config.lease.ttl_s == 6 and not config.automatic.is_on and config.automatic.failing_s == 3
+    assert config.lease.ttl_s == 6 and config.lease.is_strict and not config.automatic.is_on and config.automatic.failing_s == 3
     assert "sesame" not in shown(settings) and read_settings(region(tmp_path, shown(settings))) is not None
     etcd = node_config_of(read_settings(region(tmp_path, "store: {url: one.db}\nregions: {witness_etcd: {endpoints: [e:1]}}")))
     assert etcd.regions.witness_etcd is not None and etcd.regions.witness_etcd.prefix == "/outlast-witness/"
     both = "store: {url: one.db}\nregions: {witness_etcd: {endpoints: [e:1]}, witness_store: {url: w.db}}"
     assert "not both" in refused(tmp_path, both)
+    assert "strict needs a witness" in refused(tmp_path, "store: {url: one.db}\nregions: {mode: strict}")
     assert "memory is not" in refused(tmp_path, "store: {url: one.db}\nregions: {witness_store: {kind: memory}}")

@@ -111,8 +111,8 @@ async def wild_step(world: RegionWorld, draw: random.Random, name: str) -> None:
     elif kind == 4:
         await reset(world, workflow_id, 4)
     else:
-        sent = send_update(world, workflow_id, f"u{name}")
-        sent.add_done_callback(partial(note_if_accepted, world, f"u{name}"))
+        sent = send_update(world, workflow_id, f"u{name} {world.name}")
+        sent.add_done_callback(partial(note_if_accepted, world, f"u{name} {world.name}"))
         await asyncio.sleep(0.01)
         task = await world.take_task(wait_s=0.2)
         if task.task_token:
@@ -226,6 +226,7 @@ async def each_signal_is_explained(pair: Pair) -> None:
             assert shard.replicas is not None
             for run in list(shard.runs.values()):
                 events = await read_events(world.store, shard.id, run, 1, run.state.next_event_id - 1)
+                found.update(run.state.updates)  # one that was only admitted is given to the next worker
                 waiting = [decode_line(item.line).event for item in run.state.inbox.values() if item.line]
                 found.update(id for data in (*events, *run.state.buffered, *waiting) if (id := update_id_of(data)))
                 names = [name for data in (*events, *run.state.buffered) if (name := signal_name(data))]
