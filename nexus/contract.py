@@ -5,7 +5,8 @@
     types:    {NAME: SCHEMA}        schemas are JSON Schema of draft 7, and name each other by "#/types/NAME"
 
 An endpoint carries its contract in its description, which is Markdown, as a block of code of the language `nexusrpc`:
-every region has it with the endpoint, and people read it in any UI. All of this is pure: nothing is fetched that a contract names.
+every region has it with the endpoint, and people read it in any UI. All of this is pure: nothing that a contract names is
+fetched.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ TABLE = Table(
     [
         ("none", "admitted", "admitted"),
         ("none", "WorkflowExecutionUpdateAdmitted", "admitted"),  # reapplied by a reset
+        ("admitted", "WorkflowExecutionUpdateAdmitted", "admitted"),  # rebuilt: it was rejected in between, which no event says
         ("none", "WorkflowExecutionUpdateAccepted", "accepted"),  # rebuilt from events alone; told by its worker alone
         ("admitted", "WorkflowExecutionUpdateAccepted", "accepted"),  # rebuilt; read by its worker in the history
         ("admitted", "sent", "sent"),
