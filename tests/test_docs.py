@@ -26,7 +26,7 @@ from ops.servers import OutlastServer
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".venv", "build", ".git", "node_modules"}
 FIRST_SCREEN_LINES = 40
-ARCHITECTURE_LINES_MAX = 250
+ARCHITECTURE_LINES_MAX = 280
 TEMPORAL = Path(os.environ.get("PEER_DIR", Path.home() / ".cache" / "outlast-peer")) / "bin" / "temporal"
 PARTS_OF_A_RECORD = ["Context", "Decision", "Consequences", "Alternatives"]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
