@@ -19,6 +19,8 @@ from typing import Any
 import jsonschema
 import msgspec
 import yaml
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 BLOCK = "nexusrpc"
 CONTRACT_BYTES_MAX = 20_000  # limit.endpointDescriptionMaxSize: it has to fit into a description
@@ -66,8 +68,14 @@ class Contract(msgspec.Struct, frozen=True):
         """What is wrong with a value, each with its place in it. schema: an operation's input or output."""
         if schema is None:
             return []
-        validator = jsonschema.Draft7Validator(_rooted(schema, self.types))
-        found = sorted(validator.iter_errors(value), key=lambda error: [str(step) for step in error.absolute_path])
+        # With a registry of its own, which fetches nothing.
+        validator = jsonschema.Draft7Validator(_rooted(schema, self.types), registry=Registry())
+        try:
+            found = sorted(validator.iter_errors(value), key=lambda error: [str(step) for step in error.absolute_path])
+        except RecursionError:
+            return ["value: the contract's types have no end, or the value is nested too deeply"]
+        except Unresolvable as error:
+            return [f"value: the contract names a type that it does not have: {error}"]
         return [f"{_place(error.absolute_path)}: {error.message[:300]}" for error in found]
 
 
@@ -80,6 +88,8 @@ def parse_contract(text: str) -> Contract:
         problems = list(_document_problems(document))
     except yaml.YAMLError as error:
         raise WrongContract([f"not YAML: {' '.join(str(error).split())[:300]}"]) from None
+    except ValueError as error:  # of a number or a date that is none
+        raise WrongContract([f"not YAML: {str(error)[:300]}"]) from None
     except RecursionError:
         raise WrongContract(["it is nested too deeply"]) from None
     if problems:
@@ -110,6 +120,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if key.tag != yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a text: put it into quotes", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
             seen.add(key.value)
@@ -176,7 +188,7 @@ def _schema_problems(schema: Any, types: dict[str, Any], place: str) -> Iterator
         yield f"{place}: it has values that JSON does not have, such as dates: put them into quotes"
         return
     try:
-        jsonschema.Draft7Validator.check_schema(schema)
+        jsonschema.Draft7Validator.check_schema(schema, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER)
     except jsonschema.SchemaError as error:
         yield f"{place}: {_place(error.absolute_path)}: {error.message[:300]}"
         return

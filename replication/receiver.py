@@ -51,6 +51,28 @@ class TooMuch(Exception):
     """The peer sends more than it has credit for: the link ends."""
 
 
+class _Heard:
+    """How far the peer has told of one of its shards. Positions outlive streams: each owner goes on in the same journal."""
+
+    __slots__ = ("done", "open", "told")
+
+    def __init__(self) -> None:
+        self.told = self.done = 0  # the highest position of any offer, and of those whose number an Ack covers
+        self.open: dict[int, int] = {}  # number -> position of what no Ack covers yet
+
+    def offered(self, number: int, position: int) -> None:
+        self.told = max(self.told, position)
+        self.open[number] = position
+
+    def acknowledged(self, number: int) -> None:
+        while self.open and (first := min(self.open)) <= number:
+            self.done = max(self.done, self.open.pop(first))
+
+    @property
+    def whole(self) -> int:
+        return min([self.done, *(position - 1 for position in self.open.values())])
+
+
 class Receiver:
     """From one peer, over any number of links: a shard is answered over the one it was last told of by. What is lost is asked for
     again."""
@@ -71,10 +93,22 @@ class Receiver:
         self._share_of = share_of
         self._inboxes: dict[int, Inbox[bytes]] = {}
         self._last_of_run: dict[RunKey, asyncio.Event] = {}  # set when the last delta of the run has ended
+        self._heard: dict[int, _Heard] = {}
 
     def leave(self, answers: Answers) -> None:
         """That link has ended."""
         self._answers = {shard: queue for shard, queue in self._answers.items() if queue is not answers}
+
+    @property
+    def heard(self) -> dict[int, int]:
+        """By the peer's shard: the highest position for which every offer up to it, of all that came, is durable here (or in
+        quarantine). Known since this node began; what the peer has yet to catch this region up with is not in it."""
+        return {shard: heard.whole for shard, heard in self._heard.items()}
+
+    @property
+    def told(self) -> dict[int, int]:
+        """By the peer's shard: the last position of which this region has been told at all."""
+        return {shard: heard.told for shard, heard in self._heard.items()}
 
     def _answer(self, message: Ack | Have) -> None:
         answers = self._answers.get(message.shard)
@@ -87,7 +121,11 @@ class Receiver:
         inbox = self._inboxes.get(offer.shard)
         if inbox is None or offer.stream > inbox.stream:
             inbox = self._inboxes[offer.shard] = Inbox(offer.stream)
+            self._heard.setdefault(offer.shard, _Heard()).open.clear()
         arrival = inbox.take(offer.stream, offer.number, offer.floor, offer.delta)
+        if arrival is not Arrival.STALE:
+            self._heard[offer.shard].offered(offer.number, offer.position)
+            self._heard[offer.shard].acknowledged(inbox.done_number)
         if arrival is Arrival.DONE:
             self._acknowledge(offer.shard, inbox)
         if inbox.unfinished_count > 2 * self._limits.credit_offers:
@@ -149,6 +187,8 @@ class Receiver:
         done_before = inbox.done_number
         inbox.done(number)
         if inbox.done_number > done_before:
+            if self._inboxes.get(shard) is inbox:
+                self._heard[shard].acknowledged(inbox.done_number)
             self._acknowledge(shard, inbox)
 
     async def _once(self, data: bytes, delta: RunDelta | None, reason: str) -> Wanted | None:

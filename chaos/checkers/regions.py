@@ -6,6 +6,7 @@ and which is not, is the table in chaos/README.md.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -185,10 +186,11 @@ def i17_acknowledged_is_kept(evidence: RegionsEvidence) -> list[Violation]:
     lines: dict[EventName, list[LedgerEntry]] = {}
     for line in evidence.lines:
         lines.setdefault(line.name, []).append(line)
+    again = _appended_again(evidence)
     found: list[Violation] = []
     for act in evidence.ledger:
         if act.kind != ActKind.START:
-            found += _twice(act, kept.get(act.token, []), evidence)
+            found += _twice(act, kept.get(act.token, []), again[act.token])
         if act.outcome != Outcome.ACKED or act.token in kept or act.token in admitted or act.kind == ActKind.START:
             continue
         if act.run_id in evidence.deleted or (evidence.deleted and not act.run_id):
@@ -210,23 +212,31 @@ def _still_kept(kind: ActKind) -> frozenset[str]:
     return STILL_KEPT | {"duplicate"} if kind == ActKind.UPDATE else STILL_KEPT
 
 
-def _twice(act: Act, places: Sequence[tuple[RunHistory, bool]], evidence: RegionsEvidence) -> list[Violation]:
+def _twice(act: Act, places: Sequence[tuple[RunHistory, bool]], appended_again: int) -> list[Violation]:
     """Once in each run; and in no more runs than it was sent, but for those that were given it in place of a run that lost."""
     runs = [history for history, is_inherited in places if not is_inherited and not lost_its_id(history)]
     where = [history.run_id for history in runs]
     if len(set(where)) < len(where):
         return [Violation("I10", act.workflow_id, where[0], f"{act.kind} {act.token} is twice in one history")]
-    if len(where) > max(1, act.attempts) + sum(1 for line in evidence.lines if _brings(line, act.token, evidence)):
+    if len(where) > max(1, act.attempts) + appended_again:
         text = f"{act.kind} {act.token} was sent {act.attempts} times, and is in runs {where}"
         return [Violation("I17", act.workflow_id, where[0], text)]
     return []
 
 
-def _brings(line: LedgerEntry, token: str, evidence: RegionsEvidence) -> bool:
-    """Whether the line says that what this token stands for was appended to another run."""
-    if line.outcome not in APPENDED_AGAIN:
-        return False
-    return line.key == token or token in {one.decode() for one in TOKEN.findall(evidence.events.get(line.name, b""))}
+def _appended_again(evidence: RegionsEvidence) -> Counter[str]:
+    """Of each token, how many lines of the ledger say that what it stands for was appended to another run."""
+    shown = {
+        EventName(one.run_id, event.event_id, event.version): event.SerializeToString()
+        for one in evidence.final
+        for event in one.events
+    }
+    found: Counter[str] = Counter()
+    for line in evidence.lines:
+        if line.outcome in APPENDED_AGAIN:
+            data = evidence.events.get(line.name) or shown.get(line.name, b"")
+            found.update({line.key} | {token.decode() for token in TOKEN.findall(data)})
+    return found
 
 
 def i17_lost_is_explained(evidence: RegionsEvidence) -> list[Violation]:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from chaos.sim.removal import Put, region_safeguard
+from chaos.sim.removal import Put, region_cluster_safeguard, region_safeguard
 from cluster.core import merge as merging
 from cluster.core.ledger import LedgerLine
 from cluster.core.merge import Extends, Gap
@@ -18,7 +18,6 @@ from cluster.frontend import forwarding
 from cluster.frontend.forwarding import Forwarding
 from cluster.history import activation, foreign_entries, forks, replicate, salvaging, service, visibility_feed
 from cluster.history import run as run_of_history
-from cluster.history.activation import Activation
 from cluster.history.current_runs import CurrentRuns
 from cluster.history.loss_rows import LossRows
 from cluster.history.replicas import Replicas
@@ -36,6 +35,7 @@ from replication.token_keys import KeyExchange
 PAIRS = (
     ("passive_runs_owe_nothing", "what_is_decided_late_is_not_written"),
     ("offers_are_sent_again_over_a_new_link", "offers_without_an_answer_are_sent_again"),
+    ("what_lost_is_looked_at_when_active_again", "kept_branches_are_told_with_the_run"),
 )
 
 
@@ -83,14 +83,8 @@ def records_are_compared_now_and_then(put: Put) -> None:
     put(Records, "changed", lambda self: None)
 
 
-@region_safeguard
-def activated_runs_are_looked_at(put: Put) -> None:
-    """Runs in memory are settled anew when their namespace becomes active."""
-    put(Activation, "look", lambda self: None)
-
-
 # --- the stream -----------------------------------------------------------------------------------------------------------------
-@region_safeguard
+@region_cluster_safeguard
 def one_link_at_a_time_tells(put: Put) -> None:
     """Two links to one peer do not both begin a feed."""
     real = Sender.__init__
@@ -302,7 +296,7 @@ def tokens_open_in_the_other_region(put: Put) -> None:
     put(Tokens, "use_links", lambda self, links: setattr(self, "_linked", None))
 
 
-@region_safeguard
+@region_cluster_safeguard
 def keys_are_read_before_shards_open(put: Put) -> None:
     """A node that joins seals nothing that only its own region can open."""
     real = KeyExchange.reload

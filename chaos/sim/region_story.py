@@ -14,7 +14,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.operatorservice.v1 import AddOrUpdateRemoteClusterRequest
 from temporalio.api.workflowservice import v1 as api
 
-from chaos.checkers.ledger import Ledger
+from chaos.checkers.ledger import Ledger, Outcome
 from chaos.checkers.moves import outstanding
 from chaos.checkers.ownership import moves_follow_the_ring, one_writer_per_shard
 from chaos.checkers.written import Written
@@ -55,6 +55,7 @@ SETUP_S_MAX = 60.0
 HEALED_DELAY_S_MAX = 0.02
 LOOK_S = 0.5
 PLACES_S_MAX = 60.0
+CANARIES = 2
 
 
 Run = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
@@ -175,6 +176,7 @@ class RegionStory:
         began = loop.time()
         self.violations += await self.failovers.settle()
         await asyncio.gather(*clients)
+        await self._every_door_serves()
         await self._agree("after the last fault")
         self.served_ms.append(round((loop.time() - began) * 1000))
         await self._judge()
@@ -247,6 +249,14 @@ class RegionStory:
         gathering = Gathering(self)
         if not await self._until(gathering.has_converged, "", CONVERGE_S_MAX):
             self.violations += [f"I16 {when}: {text}" for text in await gathering.differences()]
+
+    async def _every_door_serves(self) -> None:
+        """Whoever asks any region is served, wherever the namespace is active (I25)."""
+        for requests in self.requests:
+            ids = [f"canary-{requests.prefix}{number}" for number in range(CANARIES)]
+            tries = [await requests.start("canary", workflow_id, [["marker"]]) for workflow_id in ids]
+            if all(act.outcome != Outcome.ACKED for act in tries):
+                self.violations.append(f"I25: no start is acknowledged by the door of {requests.prefix}: {tries[-1].error}")
 
     async def _judge(self) -> None:
         gathering = Gathering(self)

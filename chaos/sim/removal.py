@@ -25,6 +25,7 @@ WANTED: dict[str, Wanted] = {}  # of those that only a cluster can miss, or seve
 ONE_NODE = Wanted(1)
 CLUSTER = Wanted(3)
 REGIONS = Wanted(None, 2)
+REGIONS_OF_TWO_NODES = Wanted(2, 2)
 
 
 def safeguard(patch: Patch) -> Patch:
@@ -39,6 +40,12 @@ def cluster_safeguard(patch: Patch) -> Patch:
 
 def region_safeguard(patch: Patch) -> Patch:
     WANTED[patch.__name__] = REGIONS
+    return safeguard(patch)
+
+
+def region_cluster_safeguard(patch: Patch) -> Patch:
+    """Of regions with several nodes each."""
+    WANTED[patch.__name__] = REGIONS_OF_TWO_NODES
     return safeguard(patch)
 
 
@@ -75,7 +82,7 @@ def find_hole(name: str, seeds: Iterable[int], and_without: str | None = None) -
             violations = run_seed(seed, wanted=wanted).violations
         if violations and not run_seed(seed, wanted=wanted).violations:
             return Found(f"seed {seed}", violations[0])
-    if wanted == REGIONS:
+    if wanted.regions != 1:
         return None
     target = PEERS if wanted == CLUSTER else STORE
     for story in STORIES:

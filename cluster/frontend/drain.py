@@ -31,7 +31,7 @@ _WAITING_CALLS = frozenset(
 class Drain:
     def __init__(self) -> None:
         self.has_begun = False
-        self._waiting: dict[asyncio.Task[Any], None] = {}  # ended in the order in which they came: a set has another one each time
+        self._waiting: dict[asyncio.Task[Any], None] = {}  # in the order in which they came: a set has another one each time
         self._busy = 0
         self._idle: asyncio.Event | None = None
 

@@ -3,14 +3,14 @@
 //
 //     POST /depot.v1/pack            start: 201 {token, state}; the same Nexus-Request-Id gets the same token
 //     POST /depot.v1/pack/cancel     202; what is packed stays packed
-//     GET  /parcels                  for the audit: {parcels: {order_id: count}, refused: [order_id]}
+//     GET  /parcels                  for the audit: {parcels: {order_id: count}, refused: [order_id], turned_away: count}
 import { createServer } from "node:http";
 
 const PACK_MS = 150;
 const AWAY_EACH = 5; // every fifth start is first answered by "come again": callers must cope
 const RETRY_MS_FIRST = 100, RETRY_MS_MAX = 2000;
 const parcels = {}, refused = new Set(), tokens = new Map();
-let starts = 0;
+let starts = 0, turnedAway = 0;
 
 const reply = (response, status, body, headers = {}) => {
   response.writeHead(status, { "Content-Type": "application/json", ...headers });
@@ -49,7 +49,10 @@ async function start(request, response, url) {
   const shipment = JSON.parse(await read(request));
   if (typeof shipment.order_id !== "string") return handlerError(response, 400, "BAD_REQUEST", "a shipment has an order_id");
   if (!tokens.has(id)) {
-    if (++starts % AWAY_EACH === 0) return handlerError(response, 503, "UNAVAILABLE", "all packers are busy");
+    if (++starts % AWAY_EACH === 0) {
+      turnedAway++;
+      return handlerError(response, 503, "UNAVAILABLE", "all packers are busy");
+    }
     const token = `parcel-${shipment.order_id}`;
     tokens.set(id, token);
     const headers = { "Nexus-Operation-Token": token };
@@ -74,7 +77,7 @@ function pack(shipment, callback, headers, token) {
 const server = createServer(async (request, response) => {
   const url = new URL(request.url, "http://depot");
   try {
-    if (request.method === "GET" && url.pathname === "/parcels") reply(response, 200, { parcels, refused: [...refused] });
+    if (request.method === "GET" && url.pathname === "/parcels") reply(response, 200, { parcels, refused: [...refused], turned_away: turnedAway });
     else if (request.method === "POST" && url.pathname === "/depot.v1/pack") await start(request, response, url);
     else if (request.method === "POST" && url.pathname === "/depot.v1/pack/cancel") reply(response, 202);
     else handlerError(response, 404, "NOT_FOUND", "the depot has depot.v1/pack");

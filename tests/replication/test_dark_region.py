@@ -1,6 +1,6 @@
 """A region that was dark for longer than its timers, its journal and its retention comes back: nothing is resurrected, nothing
-fires twice, and both regions are equal. Days pass in virtual time. (replication.md 9: offline longer than retention; timers due in
-the gap)"""
+fires twice, and both regions are equal. Days pass in virtual time. (replication.md 9: offline for longer than retention, and
+timers due in the gap)"""
 
 from __future__ import annotations
 
