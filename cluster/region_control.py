@@ -15,7 +15,7 @@ from cluster.core.errors import CallerError, not_found, unavailable
 from cluster.history.service import HistoryService
 from cluster.membership.members import NodeInfo
 from cluster.namespaces.ownership_changes import Decide
-from cluster.namespaces.record import NamespaceRecord
+from cluster.namespaces.record import NamespaceRecord, decode_record
 from cluster.namespaces.registry import NamespaceRegistry
 from cluster.routing.everywhere import Everywhere
 from cluster.routing.peers import Peers
@@ -29,6 +29,8 @@ from replication.failover_report import Backlog, united
 from replication.loss_ledger import LossLedger
 from replication.newcomers import Newcomers
 from replication.port import RegionPort
+from replication.records import METHOD as RECORDS
+from replication.records import Answered, Told, digest_of
 from replication.region import Region
 from replication.verify import VerifyService
 from replication.verify_limits import VerifyLimits
@@ -37,10 +39,12 @@ from replication.witness import LagNote, Witness, WitnessError
 
 log = structlog.get_logger("replication")
 
-BACKLOG, LAG = "regions.backlog", "regions.lag"
+BACKLOG, LAG, HEARD = "regions.backlog", "regions.lag", "regions.heard"
 VERIFY = "regions.verify."
 VERIFY_ASK_S = 30.0
 HEAR_S = 3.0
+HEAR_PEERS_S = 1.0
+HEARD_S = 1.0
 
 
 class RegionControl:
@@ -65,11 +69,13 @@ class RegionControl:
     ) -> None:
         self.is_healthy: Callable[[], bool] = lambda: True
         self._region, self._namespaces, self._clock, self._peers, self._spawn = region, namespaces, clock, peers, spawn
+        self._port = port
         self._here, self._shards_count = port.here, peers.ring.shard_count
         self._losses = LossLedger(store, self._shards_count, clock)
         self.everywhere = Everywhere(peers)
         self.everywhere.answer(BACKLOG, self._backlog_here)
         self.everywhere.answer(LAG, self._lag_here)
+        self.everywhere.answer(HEARD, self._heard_here)
         ports = FailoverPorts(
             calls=port,
             namespaces=namespaces,
@@ -98,15 +104,30 @@ class RegionControl:
         )
 
     async def hear_of_moves(self) -> None:
-        """What the witness says of namespaces that were moved while this node was away. If it cannot be asked now: later."""
+        """What the witness says of namespaces that were moved while this node was away; without one, what the linked regions say.
+        Who cannot be asked now: later."""
         watch = self.failovers.watch
         if watch is None:
+            await asyncio.gather(*(self._hear_of_records(peer) for peer in self._port.peers()))
             return
         try:
             async with asyncio.timeout(HEAR_S):
                 await watch.take_in_owners()
         except (WitnessError, CallerError, TimeoutError) as failure:
             log.warning("the witness cannot be asked who owns the namespaces; the records say it for now", reason=str(failure))
+
+    async def _hear_of_records(self, peer: str) -> None:
+        """A region that is away must not hold up the start of this one: it is asked for a moment, all of them at once."""
+        try:
+            ours = await self._namespaces.shared()
+            told = msgspec.msgpack.encode(Told([], digest_of(ours, (self._here, peer))))
+            async with asyncio.timeout(HEAR_PEERS_S):  # the way there, too, whatever the transport makes of its own time-out
+                data = await self._port.ask(peer, RECORDS, told, HEAR_PEERS_S)
+            records = [decode_record(one) for one in msgspec.msgpack.decode(data, type=Answered).records]
+            if records:
+                await self._namespaces.merge_all(records, peer)
+        except (CallerError, TimeoutError, msgspec.MsgspecError) as failure:
+            log.warning("a region cannot be asked who owns the namespaces", peer=peer, reason=str(failure))
 
     def start(self) -> None:
         self.failovers.start()
@@ -117,7 +138,7 @@ class RegionControl:
 
     async def _change_ownership(self, namespace_id: str, decide: Decide, is_witnessed: bool = False) -> NamespaceRecord:
         """As OwnershipChanges does it. What this region takes without the owner's word is noted as a cut: what the owner had not
-        shipped will be told as that in the ledger. (Of which positions, only the owner knows; they are left open.)"""
+        shipped will be told as that in the ledger."""
         before = self._namespaces.cached_by_id(namespace_id)
         record = await self._namespaces.ownership_changes.change_ownership(namespace_id, decide, is_witnessed)
         if before is None or record.active_cluster != self._here or before.active_cluster == self._here:
@@ -125,7 +146,8 @@ class RegionControl:
         if record.ownership.writer != before.active_cluster:
             versions = before.failover_version, record.failover_version
             try:
-                await self._losses.note_cut(before.active_cluster, {}, namespace_id, *versions)
+                heard = await self._heard_of(before.active_cluster)
+                await self._losses.note_cut(before.active_cluster, heard, namespace_id, *versions)
             except StoreError as error:
                 log.error("a cut could not be noted: its ledger will not say what lies behind it", error=repr(error))
         return record
@@ -150,6 +172,22 @@ class RegionControl:
 
     async def _lag_here(self, payload: bytes) -> bytes:
         return msgspec.msgpack.encode(lag_notes_here(self._region, self._clock.now_ns()))
+
+    async def _heard_of(self, peer: str) -> dict[int, int]:
+        """By the peer's shards: so much this region has of them, all nodes together. One that cannot be asked is left out: the
+        cut is too early then, and the bound of what was lost too high, never too low."""
+        answers = await self.everywhere.ask(HEARD, peer.encode(), HEARD_S)
+        if answers.unreachable:
+            log.warning("what some nodes have heard is not in the cut", peer=peer, nodes=answers.unreachable)
+        heard: dict[int, int] = {}
+        for data in answers.by_node.values():
+            for shard, position in msgspec.msgpack.decode(data, type=dict[int, int]).items():
+                heard[shard] = max(position, heard.get(shard, 0))
+        return heard
+
+    async def _heard_here(self, payload: bytes) -> bytes:
+        receiver = self._region._receivers.get(payload.decode())
+        return msgspec.msgpack.encode({} if receiver is None else receiver.heard)
 
     async def _quarantined(self, namespace_id: str) -> int:
         """Raises CallerError UNAVAILABLE."""

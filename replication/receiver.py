@@ -54,23 +54,34 @@ class TooMuch(Exception):
 class _Heard:
     """How far the peer has told of one of its shards. Positions outlive streams: each owner goes on in the same journal."""
 
-    __slots__ = ("done", "open", "told")
+    __slots__ = ("_done", "_number", "_open", "told")
 
     def __init__(self) -> None:
-        self.told = self.done = 0  # the highest position of any offer, and of those whose number an Ack covers
-        self.open: dict[int, int] = {}  # number -> position of what no Ack covers yet
+        self.told = self._done = 0  # the highest position of any offer, and of those that an Ack covers
+        self._open: dict[int, int] = {}  # number -> position of what no Ack covers yet
+        self._number = 0  # up to which an Ack covers all of this stream
+
+    def stream_begins(self) -> None:
+        self._open.clear()
+        self._number = 0
 
     def offered(self, number: int, position: int) -> None:
         self.told = max(self.told, position)
-        self.open[number] = position
+        if number > self._number:
+            self._open[number] = position
 
     def acknowledged(self, number: int) -> None:
-        while self.open and (first := min(self.open)) <= number:
-            self.done = max(self.done, self.open.pop(first))
+        if number - self._number > len(self._open):  # a former life of this receiver has acknowledged most of them
+            covered = [one for one in self._open if one <= number]
+        else:
+            covered = [one for one in range(self._number + 1, number + 1) if one in self._open]
+        for one in covered:
+            self._done = max(self._done, self._open.pop(one))
+        self._number = max(self._number, number)
 
     @property
     def whole(self) -> int:
-        return min([self.done, *(position - 1 for position in self.open.values())])
+        return max(0, min([self._done, *(position - 1 for position in self._open.values())]))
 
 
 class Receiver:
@@ -121,7 +132,7 @@ class Receiver:
         inbox = self._inboxes.get(offer.shard)
         if inbox is None or offer.stream > inbox.stream:
             inbox = self._inboxes[offer.shard] = Inbox(offer.stream)
-            self._heard.setdefault(offer.shard, _Heard()).open.clear()
+            self._heard.setdefault(offer.shard, _Heard()).stream_begins()
         arrival = inbox.take(offer.stream, offer.number, offer.floor, offer.delta)
         if arrival is not Arrival.STALE:
             self._heard[offer.shard].offered(offer.number, offer.position)

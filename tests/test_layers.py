@@ -46,6 +46,7 @@ RULES = (
         Rule(f"cluster.{part}", ("cluster.routing",), (), "what does the work does not know where it runs")
         for part in ("stores", "visibility", "matching", "namespaces", "history", "core")
     ),
+    Rule("cluster.nexus", ("cluster.frontend",), ("cluster.frontend.call",), "operations go through history and matching"),
     Rule("replication", ("cluster.frontend",), (), "replication goes through the shard, not through the front"),
     Rule("nexus", ("cluster.frontend",), (), "the gateway is a front of its own"),
     Rule("sdk", ("cluster", "replication", "nexus", "ops", "chaos"), (), "the client library needs no server package"),

@@ -173,7 +173,8 @@ def _extended(run: Run | None, key: RunKey, delta: RunDelta, skip: int) -> Chang
 
 async def _take_state(shard: Shard, run: Run | None, delta: RunDelta) -> Applied | Wanted | None:
     theirs = arrived(delta.key, delta.head, delta.state, delta.events_from, delta.events, delta.checksum)
-    if run is None and not theirs.state.is_open and 0 < shard.wake_of(theirs.state) <= shard.clock.now_ns():
+    is_kept = bool(theirs.state.closed_at) and not theirs.state.is_deleted
+    if run is None and is_kept and not theirs.state.is_open and shard.ends_at(theirs.state) <= shard.clock.now_ns():
         return await _rest(shard, None, delta, [])  # its retention is over: it would be removed at once
     judged = None if run is None else run.state
     # A checkpoint that is under way would write less of the same events over these; another peer's branch of them, others.

@@ -239,12 +239,13 @@ class Stage:
             raise Broken(f"the canonical workflow ended with {last}")
 
 
-# (call, words of its message): UNAVAILABLE is right here, another client changed the same thing at the same time.
+# (call, words of its message): UNAVAILABLE is right here, mostly since another client changed the same thing at the same time.
 CONTENDED = (
     ("UpdateTaskQueueConfig", "changed by somebody else at the same time"),
     ("UpdateWorkflowExecution", "because workflow is closing"),  # the public server's words and status
     ("ExecuteMultiOperation", "Update-with-Start could not be executed"),  # its update met the same
     ("PollWorkflowExecutionUpdate", "because workflow is closing"),
+    ("AddOrUpdateRemoteCluster", "Unable connect to remote cluster"),  # nobody is at the address that was made up
 )
 BROKEN_CODES = frozenset({"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"})
 
