@@ -13,6 +13,7 @@ from collections.abc import Callable
 from cluster.frontend.forwarding import Forwarding, regions_of_namespace
 from cluster.history.activation import Activation
 from cluster.history.service import HistoryService
+from cluster.history.write_modes import WriteModes
 from cluster.namespaces.record import DELETED
 from cluster.namespaces.registry import NamespaceRegistry
 from cluster.region_control import RegionControl
@@ -70,6 +71,7 @@ class RegionParts:
         self.is_leader: Callable[[], bool] = is_leader
         self.records = Records(self.port, namespaces, spawn, is_leader)
         self.newcomers = Newcomers(self.region, store, self._shared_with)
+        history.write_modes = WriteModes(lambda: list(self.region.senders.values()), clock.now_ns)
         self.activation = Activation(history, namespaces.all_cached)
         self.forwarding = Forwarding(here, namespaces, self.remote)
         self.keys = KeyExchange(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Feed:
         self.outbox: Outbox[RunNews] | None = None  # None until the cursor is known
         self.is_from_zero = False  # the peer had nothing of this shard when the feed began
         self._whole: _Whole | None = None
+        self._waiting_for: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
     def stream(self) -> int:
@@ -88,7 +90,7 @@ class Feed:
     def start(self, cursor: int) -> None:
         """cursor: as it was stored."""
         if cursor > self.shard.journal.last_position:
-            log.error("the peer is ahead of this shard: all is told again", shard=self.shard.id, cursor=cursor)
+            log.warning("the peer is ahead of this shard: all is told again", shard=self.shard.id, cursor=cursor)
             cursor = 0
         self.outbox, self.is_from_zero = Outbox(cursor), cursor == 0
         if cursor < self._begins_at:
@@ -124,6 +126,7 @@ class Feed:
             self._queue[-1].covers = position
         elif self.outbox is not None:
             self.outbox.skipped(position)
+            self._tell_waiting()
         else:
             self._begins_at = position  # before the cursor is known there is nothing to be in line with
 
@@ -238,7 +241,24 @@ class Feed:
             if not item.is_catch_up:
                 self._entries[item.what.key.namespace_id] -= item.what.entries_count
         self._end_catch_up()
+        self._tell_waiting()
         return outbox.cursor > before
+
+    def reached(self, position: int) -> asyncio.Future[None]:
+        """Done when the peer has acknowledged everything up to there."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting_for.append((position, future))
+        self._tell_waiting()
+        return future
+
+    def _tell_waiting(self) -> None:
+        if not self._waiting_for or self.outbox is None:
+            return
+        cursor = self.outbox.cursor
+        for position, future in self._waiting_for:
+            if position <= cursor and not future.done():
+                future.set_result(None)
+        self._waiting_for = [(position, future) for position, future in self._waiting_for if not future.done()]
 
     def send_again(self) -> None:
         """The link is another one: what was under way may be lost."""

@@ -107,6 +107,18 @@ class Sender:
         if wanted:
             self._news.set()
 
+    def behind(self, namespace_id: str) -> tuple[int, int]:
+        """Of this node's shards: events of the namespace that the peer has not acknowledged, and when the oldest was written (ns
+        since the epoch; 0 = none). Runs that a catch-up has still to tell count as one each."""
+        lags = self.lag().values()
+        oldest = [at for lag in lags if (at := lag.oldest_at.get(namespace_id))]
+        events = sum(lag.entries.get(namespace_id, 0) + lag.runs_left.get(namespace_id, 0) for lag in lags)
+        return events, min(oldest, default=0)
+
+    async def has_reached(self, shard: Shard, position: int) -> None:
+        """Returns when the peer has acknowledged all of the shard up to there."""
+        await self.feed_of(shard, position).reached(position)
+
     def has_news(self) -> None:
         """A feed has more to tell."""
         self._news.set()

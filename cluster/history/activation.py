@@ -7,13 +7,15 @@ found by their rows (sweep.py), and one that is called is loaded at once. Many n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Protocol
 
 import structlog
 
 from cluster.core.errors import CallerError
 from cluster.history.forks import salvage_kept
-from cluster.history.service import HistoryService
+from cluster.history.ownership import Ownership
+from cluster.history.regions import Regions
 from cluster.history.takeover import take_over
 from cluster.namespaces.record import NamespaceRecord
 from cluster.stores.base import StoreError
@@ -26,10 +28,36 @@ RETRY_S = 0.5
 _Owned = tuple[str, int, int, bool]
 
 
+class Shards(Protocol):
+    """HistoryService."""
+
+    regions: Regions
+    ownership: Ownership
+
+
+async def carry(service: Shards, changed: Collection[str]) -> None:
+    """These namespaces have become active or passive here. May be repeated. Raises StoreError, CallerError UNAVAILABLE."""
+    for shard in list(service.ownership.open.values()):
+        runs = [run for run in shard.runs.values() if run.key.namespace_id in changed]
+        for number, run in enumerate(runs):
+            if not run.is_evicted and shard.is_open:
+                take_over(shard, run)
+                if shard.is_durable(run):  # else its commit settles it
+                    shard.settle(run, run.state)
+            if number % SLICE_RUNS == SLICE_RUNS - 1:
+                await asyncio.sleep(0)
+        if not shard.is_open:
+            continue  # it is opened anew, with what is owed then
+        await shard.look_anew()
+        for namespace_id in changed:
+            if shard.is_open and shard.replicas is not None and service.regions.is_active(namespace_id):
+                await salvage_kept(shard, namespace_id)
+
+
 class Activation:
     """`look` after each change of records on this node; `run` is the job that carries the news into history."""
 
-    def __init__(self, service: HistoryService, records: Callable[[], Iterable[NamespaceRecord]]) -> None:
+    def __init__(self, service: Shards, records: Callable[[], Iterable[NamespaceRecord]]) -> None:
         self._service, self._records = service, records
         self._owned: dict[str, _Owned] = self._now()
         self._changed: set[str] = set()
@@ -56,28 +84,9 @@ class Activation:
             self._news.clear()
             changed, self._changed = self._changed, set()
             try:
-                await self.carry(changed)
+                await carry(self._service, sorted(changed))
             except (StoreError, CallerError) as error:
                 log.warning("namespaces that moved cannot be looked at yet", count=len(changed), error=str(error))
                 self._changed |= changed
                 self._news.set()
                 await asyncio.sleep(RETRY_S)
-
-    async def carry(self, changed: set[str]) -> None:
-        """Raises StoreError, CallerError UNAVAILABLE; may be repeated."""
-        service = self._service
-        for shard in list(service.ownership.open.values()):
-            runs = [run for run in shard.runs.values() if run.key.namespace_id in changed]
-            for number, run in enumerate(runs):
-                if not run.is_evicted and shard.is_open:
-                    take_over(shard, run)
-                    if shard.is_durable(run):  # else its commit settles it
-                        shard.settle(run, run.state)
-                if number % SLICE_RUNS == SLICE_RUNS - 1:
-                    await asyncio.sleep(0)
-            if not shard.is_open:
-                continue  # it is opened anew, with what is owed then
-            await shard.look_anew()
-            for namespace_id in changed:
-                if shard.is_open and shard.replicas is not None and service.regions.is_active(namespace_id):
-                    await salvage_kept(shard, namespace_id)

@@ -29,11 +29,11 @@ from cluster.core.state import RunState
 from cluster.core.transition import Transition
 from cluster.frontend.call import Call
 from cluster.history import between_runs, polls
+from cluster.history.activation import carry
 from cluster.history.api import VERBS
 from cluster.history.between_runs import BetweenRuns
 from cluster.history.deliveries import Deliver, Deliveries
 from cluster.history.endpoints import Endpoints, no_endpoints
-from cluster.history.forks import salvage_kept
 from cluster.history.journal import ShardIsMoving, shard_is_moving
 from cluster.history.outstanding import Outstanding
 from cluster.history.ownership import Ownership
@@ -44,6 +44,7 @@ from cluster.history.run_delta import RETENTION
 from cluster.history.shard import Shard
 from cluster.history.takeover import take_over
 from cluster.history.visibility_feed import VisibilityFeed
+from cluster.history.write_modes import WRITES, WriteModes
 from cluster.matching.tasks import HistoryPort, QueueKey, StickyWorkerUnavailable, TaskGone, TaskHint
 from cluster.namespaces.record import NamespaceRecord
 from cluster.seams import Clock, Ids, Spawn
@@ -99,6 +100,7 @@ class HistoryService:
         self._regions = regions
         self.regions: Regions = regions or OneRegion()
         self.on_shard: Callable[[Shard], None] = lambda shard: None  # told of each shard before it opens
+        self.write_modes: WriteModes | None = None  # of replicated namespaces
         self.may_acknowledge: MayAcknowledge = always  # a strict region past its deadline at the witness may not
         self.ownership = Ownership(self._new_shard, owner, clock, spawn, self._on_gone)
         self._shards = self.ownership.open
@@ -195,7 +197,12 @@ class HistoryService:
         self.ownership.call_begins(shard.id)
         was_active = self.regions.is_active(namespace.id)
         try:
+            modes = self.write_modes if verb in WRITES else None
+            if modes is not None:
+                modes.check(namespace)
             answer: Message | bytes = await VERBS[verb](self, shard, namespace, request, call, token)
+            if modes is not None:
+                await modes.confirm(namespace, shard, call)
             await self.ownership.confirm_lately(shard)
             require_acknowledgeable(was_active, self.may_acknowledge, namespace.id)  # no await behind it
         except ShardIsMoving:
@@ -326,13 +333,7 @@ class HistoryService:
 
     async def region_changed(self, namespace_id: str) -> None:
         """The namespace has become active or passive here. Raises StoreError, UNAVAILABLE."""
-        for shard in list(self._shards.values()):
-            for run in list(shard.runs.values()):
-                if run.key.namespace_id == namespace_id and shard.is_durable(run):  # else its commit settles it
-                    shard.settle(run, run.state)
-            await shard.look_anew()
-            if shard.replicas is not None and self.regions.is_active(namespace_id):
-                await salvage_kept(shard, namespace_id)
+        await carry(self, (namespace_id,))
 
     def _on_wake(self, shard: Shard, run: Run) -> None:
         state = run.state

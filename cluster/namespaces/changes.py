@@ -21,6 +21,7 @@ from cluster.config import Limits
 from cluster.core.errors import CallerError, Code, invalid_argument
 from cluster.namespaces.record import DELETED, DEPRECATED, REGISTERED, NamespaceRecord
 from cluster.namespaces.regions import check_deletion, check_state_change, registered_in, updated_in
+from cluster.namespaces.write_mode import write_mode_of
 from cluster.visibility.search_attributes import PREDEFINED, SYSTEM, TYPE_NAME, AttributeType, is_reserved
 from replication.failover import Regions
 
@@ -60,6 +61,7 @@ def _check_archival(*states: int) -> None:
 
 
 def _check_settings(record: NamespaceRecord) -> NamespaceRecord:
+    write_mode_of(record.data)
     size = len(record.description) + len(record.owner_email) + sum(len(key) + len(value) for key, value in record.data.items())
     if size > _SETTINGS_BYTES_MAX:
         raise invalid_argument(f"Namespace description, owner and data exceed {_SETTINGS_BYTES_MAX} bytes.")
