@@ -14,6 +14,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,7 @@ class Node:
     async def _assemble(self) -> None:
         from cluster.assembly import Assembly, Seams, Settings
         from cluster.frontend.cluster_identity import WantedIdentity
+        from cluster.frontend.front_tls import channel_options, client_credentials
         from cluster.frontend.remote_grpc import GrpcRegions
         from cluster.namespaces.remote_cluster_grpc import GrpcAskCluster
         from replication.control import FailoverSettings
@@ -167,8 +169,10 @@ class Node:
             shard=config.shard,
             failover=FailoverSettings(config.regions.lease, config.regions.automatic),
         )
+        tls = config.tls
+        ask = GrpcAskCluster(None if tls is None else client_credentials(tls), options=channel_options(tls))
         seams = Seams(
-            self.clock, self.ids, self.spawn, self.store, self.visibility, GrpcAskCluster(), GrpcRegions, self._witness
+            self.clock, self.ids, self.spawn, self.store, self.visibility, ask, partial(GrpcRegions, tls=tls), self._witness
         )
         self.assembly = Assembly(seams, settings)
         await self.assembly.load()
@@ -234,6 +238,7 @@ class Node:
         self.failed.set()
 
     async def _listen(self, policy: Policy) -> None:
+        from cluster.frontend.front_tls import server_context
         from cluster.frontend.http_pages import HttpPages
         from cluster.frontend.region_grpc import RegionHandlers
         from cluster.frontend.region_pages import RegionPages
@@ -264,7 +269,8 @@ class Node:
         if "frontend" in config.roles:
             others = [] if regions is None else [RegionHandlers(regions.port, self.ids)]
             transport = GrpcTransport(self.frontend.handlers, config.limits, self.ids, others)
-            self.port = await transport.start(config.ip, config.port, config.is_port_shared)
+            context = server_context(config.tls) if config.tls is not None else None
+            self.port = await transport.start(config.ip, config.port, config.is_port_shared, context)
             self._transport = transport
             self._opened.append(("grpc", transport))
 

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from cluster.config import Limits, ShardConfig
+from cluster.frontend.front_tls import FrontTls
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.membership.members import ROLES
 from cluster.wire.limits import WireLimits
@@ -98,6 +99,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     cluster_name, initial_failover_version: "" and 0 = as stored, or "active" and 1 in a new database.
     shards: None = as many as the database has, 4 for a new one.
     is_port_shared: other processes of this machine listen on the same ports (SO_REUSEPORT).
+    tls: of the public gRPC port and of this region's calls of other ones; None = plain.
     allow_insecure: listen on any address although nobody is asked who they are, for networks closed by other means.
     drain_s: what calls under way get before the node closes. hand_over_s: what its shards get to move to other nodes.
     """
@@ -106,6 +108,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     port: int = 7233
     http_port: int = 7243
     is_port_shared: bool = False
+    tls: FrontTls | None = None
     allow_insecure: bool = False
     db: str = MEMORY
     sync: Literal["full", "normal"] = "full"

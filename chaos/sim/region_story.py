@@ -260,7 +260,10 @@ class RegionStory:
 
     async def _judge(self) -> None:
         gathering = Gathering(self)
-        self.violations += await gathering.before_the_end()
+        until = running_loop().time() + PLACES_S_MAX
+        while (found := await gathering.before_the_end()) and running_loop().time() < until:
+            await asyncio.sleep(1.0)  # a run that lost is ended a moment after the regions have it
+        self.violations += found
         await self._end_all()
         await self._agree("at the end")
         await self._until(gathering.are_rows_written, "visibility is not told of everything", 60.0)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -61,14 +62,14 @@ class GrpcFront:
         self._servers: list[asyncio.Server] = []
         self._all_left: asyncio.Future[None] | None = None
 
-    async def start(self, host: str, port: int, is_shared: bool) -> int:
+    async def start(self, host: str, port: int, is_shared: bool, tls: ssl.SSLContext | None = None) -> int:
         """The port, chosen by the system when 0. Raises OSError."""
         loop = self.loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=1)  # SOCK_STREAM
         try:
             for address in dict.fromkeys(str(one[4][0]) for one in found):
                 server = await loop.create_server(
-                    lambda: Connection(self, loop), address, port, reuse_port=is_shared or None, backlog=BACKLOG
+                    lambda: Connection(self, loop), address, port, reuse_port=is_shared or None, backlog=BACKLOG, ssl=tls
                 )
                 self._servers.append(server)
                 port = port or server.sockets[0].getsockname()[1]  # "localhost" may be two addresses, on one port

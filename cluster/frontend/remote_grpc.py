@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from cluster.core.errors import CallerError, Code, resource_exhausted, unavailable
 from cluster.failures import STATUS_DETAILS_HEADER, PassedOn, passed_on
+from cluster.frontend.front_tls import FrontTls, channel_options, client_credentials
 from cluster.frontend.region_grpc import dialled
 from replication.link import AddressOf, Link, UnknownRegion
 
@@ -49,11 +50,12 @@ class _Connection:
 
 
 class GrpcRegions:
-    """credentials None: without TLS. close() ends what is under way."""
+    """tls None: plain. close() ends what is under way. Raises OSError for files that cannot be read."""
 
-    def __init__(self, address_of: AddressOf, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(self, address_of: AddressOf, tls: FrontTls | None = None) -> None:
         self._address_of = address_of
-        self._credentials = credentials
+        self._credentials = client_credentials(tls) if tls is not None else None
+        self._options = (*_OPTIONS, *channel_options(tls))
         self._connections: dict[str, _Connection] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -94,9 +96,9 @@ class GrpcRegions:
         if not address:
             raise UnknownRegion(region)
         if self._credentials is None:
-            channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+            channel = grpc.aio.insecure_channel(address, options=self._options)
         else:
-            channel = grpc.aio.secure_channel(address, self._credentials, options=_OPTIONS)
+            channel = grpc.aio.secure_channel(address, self._credentials, options=self._options)
         made = self._connections[region] = _Connection(address, channel)
         return made
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -80,11 +81,12 @@ class GrpcTransport:
         self._server: Any = None
         self._health: Any = None
 
-    async def start(self, host: str, port: int, is_shared: bool = False) -> int:
-        """Binds and serves; returns the port (chosen by the system when 0). Raises PortInUse.
+    async def start(self, host: str, port: int, is_shared: bool = False, tls: ssl.SSLContext | None = None) -> int:
+        """Binds and serves; returns the port (chosen by the system when 0). tls: None = plain. Raises PortInUse.
 
         is_shared: other processes of this node's machine listen on the port, too; else a second server on it must fail."""
         if not self._is_own:
+            assert tls is None, "only the own front serves TLS"
             return await self._start_grpcio(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", is_shared)
         # Linux has sockets with a name and no file, so that a killed process leaves nothing behind.
         has_names = sys.platform == "linux"
@@ -94,7 +96,7 @@ class GrpcTransport:
         self._passing_on = PassingOn(behind if has_names else f"127.0.0.1:{bound}", bytes_max)
         self._front = GrpcFront(self._serves, self._passing_on.open, bytes_max, CALLS_IN_FLIGHT_MAX)
         try:
-            return await self._front.start(host, port, is_shared)
+            return await self._front.start(host, port, is_shared, tls)
         except OSError as error:
             await self.close()
             raise PortInUse(f"{host}:{port} cannot be bound: is another server running there?") from error

@@ -252,6 +252,9 @@ async def _look_at_others(shard: Shard, run: Run) -> list[LedgerLine]:
         await shard.replicas.inboxes.deliver(name_of(run.key))
     await shard.replicas.look_for_successor(run)
     ledger: list[LedgerLine] = []
-    for one in shard.current_runs.losers(name_of(run.key)):
+    losers = shard.current_runs.losers(name_of(run.key))
+    if run.state.is_open and not run.is_current and run not in losers:
+        losers.append(run)  # it came before the shard was opened anew, and nobody has looked at it since
+    for one in losers:
         ledger += await shard.replicas.end_or_note(one)
     return ledger

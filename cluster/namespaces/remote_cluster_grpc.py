@@ -17,10 +17,15 @@ ANSWER_S_MAX = 10.0
 
 
 class GrpcAskCluster:
-    """credentials None: without TLS."""
+    """credentials None: without TLS. options: of the connection."""
 
-    def __init__(self, credentials: grpc.ChannelCredentials | None = None, answer_s_max: float = ANSWER_S_MAX) -> None:
-        self._credentials, self._answer_s_max = credentials, answer_s_max
+    def __init__(
+        self,
+        credentials: grpc.ChannelCredentials | None = None,
+        answer_s_max: float = ANSWER_S_MAX,
+        options: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self._credentials, self._answer_s_max, self._options = credentials, answer_s_max, options
 
     async def __call__(self, address: str) -> Cluster:
         """Raises UNAVAILABLE, INVALID_ARGUMENT."""
@@ -35,8 +40,8 @@ class GrpcAskCluster:
 
     def _channel(self, address: str) -> Any:
         if self._credentials is None:
-            return grpc.aio.insecure_channel(address)
-        return grpc.aio.secure_channel(address, self._credentials)
+            return grpc.aio.insecure_channel(address, options=self._options)
+        return grpc.aio.secure_channel(address, self._credentials, options=self._options)
 
 
 def _cluster(address: str, info: GetClusterInfoResponse) -> Cluster:

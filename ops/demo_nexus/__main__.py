@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.demo_nexus.audit import Report
+from ops.demo_nexus.servers import OneServer, Servers, TwoRegions
 from ops.demo_nexus.stage import NexusStage
 from ops.servers import ROOT, ServerFailed
 
 DIRECTORY = ROOT / "build" / "demo_nexus"
-ORDERS_MIN, ORDERS_MAX = 8, 500  # below, the kill has nothing to interrupt; above, a minute is over
+ORDERS_MIN, ORDERS_MAX = 8, 500  # below, the trouble has nothing to interrupt; above, a minute is over
 PROBLEMS_MAX = 20
 
 
@@ -30,12 +31,14 @@ class Output(StrEnum):
 def main(
     output: Annotated[Output, typer.Option(help="text for people, json for programs")] = Output.text,
     orders: Annotated[int, typer.Option(min=ORDERS_MIN, max=ORDERS_MAX)] = 24,
-    kill: Annotated[bool, typer.Option(help="SIGKILL the server in the middle")] = True,
+    failover: Annotated[bool, typer.Option("--failover", help="two regions, and the teams are moved, instead of a kill")] = False,
+    trouble: Annotated[bool, typer.Option(help="the kill or the failover in the middle")] = True,
 ) -> None:
-    """Places orders while the server is killed, and checks that each was paid once, and shipped once or refunded once."""
+    """Places orders while the server is killed or teams are moved, and checks: each paid once, shipped once or refunded once."""
     console = Console(stderr=output is Output.json, width=None if sys.stdout.isatty() else 150)
     try:
-        stage = NexusStage(DIRECTORY, orders, kill, lambda line: console.print(line, markup=False, highlight=False))
+        servers: Servers = TwoRegions(DIRECTORY) if failover else OneServer(DIRECTORY)
+        stage = NexusStage(DIRECTORY, servers, orders, trouble, lambda line: console.print(line, markup=False, highlight=False))
         report = asyncio.run(stage.perform())
     except ServerFailed as failure:
         console.print(f"The demo could not finish: {failure}", style="red", markup=False, highlight=False)
@@ -61,8 +64,9 @@ def show(report: Report, console: Console) -> None:
     runs = ", ".join(f"{count} in {namespace}" for namespace, count in report.runs.items())
     table.add_row("runs", runs, "each once, none without its caller")
     table.add_row("operations", f"{report.operations} in callers' histories", f"{report.links} with a run of the handler, linked")
-    killed = f"{report.server_kills} SIGKILL" if report.server_kills else "none"
-    table.add_row("outages", killed, f"after {report.done_before_kill} orders; the depot said 503 {report.turned_away} times")
+    table.add_row("trouble", report.trouble or "none", f"after {report.done_before} orders")
+    again = f"{report.turned_away} times 503 by the depot"
+    table.add_row("asked again", again, f"{report.unknown_results} times a gateway's region did not know the order yet")
     table.add_row("time", f"{report.seconds:.1f} s", "after set-up")
     console.print(table)
     for problem in report.problems[:PROBLEMS_MAX]:

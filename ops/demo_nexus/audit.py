@@ -21,17 +21,18 @@ class Report:
     by_caller: dict[str, int] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)  # by namespace
     operations: int = 0  # between namespaces and to the depot, by the callers' histories
+    unknown_results: int = 0  # polls that were told "not found" by a region that had not heard of the order yet
     turned_away: int = 0  # starts that the depot answered by 503
     links: int = 0  # operations whose two histories name each other
-    server_kills: int = 0
-    done_before_kill: int = 0
+    trouble: str = ""  # what was done to the servers amid the orders
+    done_before: int = 0  # orders, when it came
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Seen:
-    """Of histories. runs: by namespace, the workflow id of each. callers: (namespace, workflow id) -> workflow id of who called it.
+    """Of histories. runs: by namespace, the workflow id of each. callers: (namespace, workflow id) -> that of its caller.
 
     operations: (namespace, workflow id, service, operation, the handler's workflow id or ""). foreign_events: what is no Nexus.
     """

@@ -13,13 +13,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import msgspec
+from nexusrpc import HandlerError, HandlerErrorType
 
-from ops.cli.exit_codes import EXIT_CLUSTER
+from ops.cli.exit_codes import EXIT_CLUSTER, EXIT_USAGE
 from ops.demo_nexus.services import ORDERS, Order, Orders, Outcome
 from ops.servers import ServerFailed
 from sdk.nexus_http import NexusClient, RetryRules
 
 OUTAGE_MAX_S = 40.0
+AGAIN_S = 0.2
+OPERATION_TIMEOUT = timedelta(seconds=120)
 WAIT = "20s"  # of one long poll
 CURL = ["curl", "--silent", "--show-error", "--noproxy", "*", "--max-time", "30", "--write-out", "\n%{http_code}"]
 CURL_AGAIN = {7, 28, 52, 55, 56}  # cannot connect, time is over, empty reply, cut off while sending or receiving
@@ -27,10 +30,13 @@ PATIENT = RetryRules(attempts_max=60, first_s=0.1, longest_s=1.0)
 
 
 class Callers:
-    """http_address: of the gateway."""
+    """http_address: of the gateway. has_lag: "not found" may mean "not yet"; unknown_count: how often it did.
 
-    def __init__(self, http_address: str) -> None:
-        self._address = http_address
+    Without it the first "not found" is the end: a server that forgets an order must not look like one that is slow.
+    """
+
+    def __init__(self, http_address: str, has_lag: bool = False) -> None:
+        self._address, self._has_lag, self.unknown_count = http_address, has_lag, 0
         self._services = f"http://{http_address}/nexus/endpoints/{ORDERS}/services"
 
     async def by_curl(self, order: Order) -> Outcome:
@@ -40,11 +46,21 @@ class Callers:
         if status != 201:
             raise ServerFailed(f"curl: the start of {order.order_id} is answered with {status}: {body}")
         token = json.loads(body)["token"]
+        deadline = time.monotonic() + OUTAGE_MAX_S
         while status != 200:
             status, body = await self._curl(f"{place}/operations/{token}?wait={WAIT}")
+            if status == 404 and await self._is_to_come(deadline):
+                continue
             if status not in (200, 202):
                 raise ServerFailed(f"curl: {order.order_id} is answered with {status}: {body}")
         return msgspec.convert(json.loads(body), Outcome)
+
+    async def _is_to_come(self, deadline: float) -> bool:
+        if not self._has_lag or time.monotonic() > deadline:
+            return False
+        self.unknown_count += 1
+        await asyncio.sleep(AGAIN_S)
+        return True
 
     async def _curl(self, *words: str) -> tuple[int, str]:
         """(status, body), once there is an answer that is worth something."""
@@ -56,13 +72,20 @@ class Callers:
                 return int(status), body
             if (code not in CURL_AGAIN and code != 0) or time.monotonic() > deadline:
                 raise ServerFailed(f"curl ended with {code}, status {status}: {told or body}")
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(AGAIN_S)
 
     async def by_python(self, order: Order) -> Outcome:
         async with NexusClient(self._services, Orders, retry=PATIENT) as client:
-            return await client.execute(
-                Orders.place, order, timeout=timedelta(seconds=120), request_id=order.order_id
+            handle = await client.start(
+                Orders.place, order, operation_timeout=OPERATION_TIMEOUT, request_id=order.order_id
             )
+            deadline = time.monotonic() + OUTAGE_MAX_S
+            while True:
+                try:
+                    return await handle.result(OPERATION_TIMEOUT)
+                except HandlerError as error:
+                    if error.type is not HandlerErrorType.NOT_FOUND or not await self._is_to_come(deadline):
+                        raise
 
     async def by_command(self, order: Order) -> Outcome:
         outlast = str(Path(sys.executable).with_name("outlast"))
@@ -74,6 +97,8 @@ class Callers:
             )
             if code == 0:
                 return msgspec.convert(json.loads(out)["result"], Outcome)
+            if code == EXIT_USAGE and "NOT_FOUND" in told and await self._is_to_come(deadline):
+                continue
             if code != EXIT_CLUSTER or time.monotonic() > deadline:
                 raise ServerFailed(f"outlast nexus call ended with {code}: {told}")
 

@@ -1,4 +1,4 @@
-"""The course of the demo, on real processes: server, depot, a worker for each team; orders, a SIGKILL amid them, the audit."""
+"""The course of the demo, on real processes: server, depot, a worker for each team; orders, trouble amid them, the audit."""
 
 from __future__ import annotations
 
@@ -22,26 +22,20 @@ from temporalio.client import Client
 from ops.demo_nexus.audit import NOWHERE, Report, Seen, audit_histories, audit_orders
 from ops.demo_nexus.callers import Callers
 from ops.demo_nexus.ledger import Ledger
+from ops.demo_nexus.servers import Servers
 from ops.demo_nexus.services import Order, Outcome
 from ops.demo_nexus.teams import TEAMS
 from ops.demo_nexus.worker import quiet_runtime
-from ops.servers import LoggedProcess, OutlastServer, ServerFailed, tail
+from ops.servers import LoggedProcess, ServerFailed, tail
 
 HERE = Path(__file__).resolve().parent
 READY_S = 40.0
-OPEN_ORDERS = 6  # in flight at once, so that the kill always meets some
-KILL_AT_SHARE = 0.4
+OPEN_ORDERS = 6  # in flight at once, so that the trouble always meets some
+TROUBLE_AT_SHARE = 0.4
 REFUND_EACH = 4  # every fourth order goes nowhere
 COMMAND_EACH = 5  # every fifth is placed by `outlast nexus call`, which is a process to start
 LIST_S = 20.0  # until visibility knows all runs
 LOOK_S = 0.2
-
-
-class DemoServer(OutlastServer):
-    """With a namespace for each team."""
-
-    def command(self) -> list[str]:
-        return [*super().command(), *(word for team in TEAMS for word in ("--namespace", team))]
 
 
 def draw_orders(count: int) -> list[Order]:
@@ -59,10 +53,10 @@ def draw_orders(count: int) -> list[Order]:
 class NexusStage:
     """One performance. `tell` gets a line for each thing that happens."""
 
-    def __init__(self, directory: Path, count: int, is_killed: bool, tell: Callable[[str], None]) -> None:
-        self._directory, self._is_killed, self._tell = directory, is_killed, tell
-        self._server = DemoServer(directory / "server")
-        self._http_address = f"127.0.0.1:{self._server.http_port}"
+    def __init__(
+        self, directory: Path, servers: Servers, count: int, has_trouble: bool, tell: Callable[[str], None]
+    ) -> None:
+        self._directory, self._servers, self._has_trouble, self._tell = directory, servers, has_trouble, tell
         self._orders = draw_orders(count)
         self._outcomes: dict[str, Outcome] = {}
         self._changed = asyncio.Condition()
@@ -85,24 +79,24 @@ class NexusStage:
             ledger.close()
             for child in self._children.values():
                 await asyncio.to_thread(child.end, signal.SIGTERM)
-            await asyncio.to_thread(self._server.stop)
+            await asyncio.to_thread(self._servers.stop)
         return self.report
 
     def _open(self) -> None:
         node = shutil.which("node")
         if node is None or shutil.which("curl") is None:
             raise ServerFailed("the demo needs Node (18 or later) for the depot, and curl for a caller: install them")
-        self._server.start()
+        self._servers.start()
         depot = [node, str(HERE / "depot.mjs")]
         self._children["depot"] = LoggedProcess(depot, self._directory / "depot.log", "depot ready")
         for team in TEAMS:
-            worker = [sys.executable, "-m", "ops.demo_nexus.worker", "--team", team, "--address", self._server.address]
+            worker = [sys.executable, "-m", "ops.demo_nexus.worker", "--team", team, "--address", self._servers.address]
             worker += ["--ledger", str(self._directory / "ledger.db")]
             log = self._directory / f"worker-{team}.log"
             self._children[team] = LoggedProcess(worker, log, "worker ready", {"PYTHONUNBUFFERED": "1"})
         for child in self._children.values():
             child.wait_ready(READY_S)
-        self._tell(f"one server, three namespaces with a worker each ({', '.join(TEAMS)}), and the depot in Node")
+        self._tell(f"{self._servers.what}, three namespaces with a worker each ({', '.join(TEAMS)}), and the depot in Node")
         self._publish()
 
     def _publish(self) -> None:
@@ -117,7 +111,7 @@ class NexusStage:
 
     def _outlast(self, *words: str) -> str:
         outlast = str(Path(sys.executable).with_name("outlast"))
-        command = [outlast, "nexus", *words, "--grpc-address", self._server.address]
+        command = [outlast, "nexus", *words, "--grpc-address", self._servers.address]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=READY_S)
         if done.returncode != 0:
             raise ServerFailed(f"outlast nexus {words[0]} ended with {done.returncode}: {done.stderr or done.stdout}")
@@ -148,33 +142,35 @@ class NexusStage:
 
     async def _story(self) -> None:
         async with asyncio.TaskGroup() as jobs:
-            if self._is_killed:
-                jobs.create_task(self._kill())
+            if self._has_trouble:
+                jobs.create_task(self._trouble())
             gate = asyncio.Semaphore(OPEN_ORDERS)
             for number, order in enumerate(self._orders):
                 jobs.create_task(self._one(number, order, gate))
         self._tell(f"{len(self._outcomes):>4} done: all of them")
 
     async def _one(self, number: int, order: Order, gate: asyncio.Semaphore) -> None:
-        callers = Callers(self._http_address)
+        gateways = self._servers.http_addresses
+        callers = Callers(gateways[number // 2 % len(gateways)], self._servers.has_lag)
         ways = {"curl": callers.by_curl, "Python": callers.by_python, "outlast nexus call": callers.by_command}
         way = "outlast nexus call" if number % COMMAND_EACH == COMMAND_EACH - 1 else ("curl", "Python")[number % 2]
         async with gate:
             outcome = await ways[way](order)
         self._outcomes[order.order_id] = outcome
+        self.report.unknown_results += callers.unknown_count
         self.report.by_caller[way] = self.report.by_caller.get(way, 0) + 1
         async with self._changed:
             self._changed.notify_all()
 
-    async def _kill(self) -> None:
+    async def _trouble(self) -> None:
         async with self._changed:
-            while len(self._outcomes) < KILL_AT_SHARE * len(self._orders):
+            while len(self._outcomes) < TROUBLE_AT_SHARE * len(self._orders):
                 await self._changed.wait()
-        self.report.done_before_kill = len(self._outcomes)
-        await asyncio.to_thread(self._server.kill)
-        self.report.server_kills += 1
-        self._tell(f"{self.report.done_before_kill:>4} done: SIGKILL to the server, and a new start")
-        await asyncio.to_thread(self._server.restart)
+        self.report.done_before = len(self._outcomes)
+        began = time.monotonic()
+        self.report.trouble = await asyncio.to_thread(self._servers.trouble)
+        took_s = time.monotonic() - began
+        self._tell(f"{self.report.done_before:>4} done: {self.report.trouble} ({took_s:.1f} s)")
 
     # --- what is there afterwards -------------------------------------------------------------------------------------------
     async def _audit(self, ledger: Ledger) -> None:
@@ -200,7 +196,7 @@ class NexusStage:
         refunds = sum(order.address == NOWHERE for order in self._orders)
         wanted = dict.fromkeys(TEAMS, len(self._orders)) | {"payment": len(self._orders) + refunds}
         for team in TEAMS:
-            client = await Client.connect(self._server.address, namespace=team, runtime=quiet_runtime())
+            client = await Client.connect(self._servers.audited_address, namespace=team, runtime=quiet_runtime())
             deadline = time.monotonic() + LIST_S
             while True:
                 runs = [(run.id, run.run_id) async for run in client.list_workflows("")]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -42,6 +44,8 @@ def main() -> None:
     parser.add_argument("--ledger", required=True, type=Path)
     given = parser.parse_args()
     asyncio.run(run(given.team, given.address, given.ledger))
+    sys.stdout.flush()
+    os._exit(0)  # the worker has ended in order; threads of the SDK's runtime may call into a Python that is being taken down
 
 
 if __name__ == "__main__":

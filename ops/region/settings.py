@@ -64,6 +64,19 @@ class NodeSection(Section):
     """What it does."""
 
 
+class FrontTlsSection(Section):
+    """Mutual TLS of the public gRPC port and between regions; files in PEM form, read at the start."""
+
+    certificate: Path
+    """Of this region's front, for both sides of a connection."""
+    key: Path
+    """Its key."""
+    authority: Path
+    """Who signs the certificates of clients, workers and the other regions."""
+    peer_name: str = ""
+    """A DNS name that the certificates of all regions carry. Needed where regions are called by an address."""
+
+
 class GrpcSection(Section):
     """Where clients and workers connect."""
 
@@ -71,6 +84,8 @@ class GrpcSection(Section):
     """Address to listen on, for the HTTP port as well. Others than loopback need `allow_insecure`: there is no security yet."""
     port: Port = 7233
     """0 = one that the system chooses."""
+    tls: FrontTlsSection | None = None
+    """Mutual: who connects must show a certificate, other regions too; with the same files this region calls them."""
 
 
 class HttpSection(Section):

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from cluster.config import Limits
+from cluster.frontend.front_tls import FrontTls
 from cluster.membership.etcd_client import EtcdTls
 from cluster.membership.etcd_entries import EtcdSettings
 from cluster.membership.flapping import FlapLimits
@@ -21,6 +22,7 @@ from ops.region.settings import (
     MEMORY,
     DatabaseSection,
     EtcdSection,
+    FrontTlsSection,
     RegionSettings,
     RegionsSection,
     StoreSection,
@@ -43,6 +45,7 @@ def node_config_of(settings: RegionSettings) -> NodeConfig:
         port=settings.grpc.port,
         http_port=settings.http.port,
         allow_insecure=settings.allow_insecure,
+        tls=_front_tls_of(settings.grpc.tls),
         store=store_config_of(settings.store),
         visibility=visibility_config_of(settings.visibility) if settings.visibility is not None else None,
         namespaces=tuple(dict.fromkeys(settings.namespaces)),
@@ -142,6 +145,12 @@ def _wire_config_of(section: WireSection) -> WireConfig:
     )
 
 
+def _front_tls_of(section: FrontTlsSection | None) -> FrontTls | None:
+    if section is None:
+        return None
+    return FrontTls(str(section.certificate), str(section.key), str(section.authority), section.peer_name)
+
+
 def _store_tls_of(section: TlsSection | None) -> StoreTls | None:
     if section is None:
         return None
@@ -183,6 +192,7 @@ def files_of(settings: RegionSettings) -> dict[str, tuple[Path | None, Path | No
     """Section -> authority, certificate and key, of each section with TLS."""
     found: dict[str, tuple[Path | None, Path | None, Path | None]] = {}
     sections = {
+        "grpc": settings.grpc,
         "store": settings.store,
         "visibility": settings.visibility,
         "etcd": settings.etcd,

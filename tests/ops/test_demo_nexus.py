@@ -24,7 +24,7 @@ def test_orders_through_three_teams_and_a_kill_end_once() -> None:
     assert report["problems"] == [] and (report["shipped"], report["refunded"]) == (6, 2)
     assert set(report["by_caller"]) == {"curl", "Python", "outlast nexus call"}
     assert report["runs"] == {"order": 8, "payment": 10, "shipping": 8}
-    assert (report["operations"], report["links"], report["server_kills"]) == (26, 18, 1)
+    assert (report["operations"], report["links"]) == (26, 18) and report["trouble"].startswith("SIGKILL")
 
 
 SENT, BACK = Order("1", "book", 10, "Main Street"), Order("2", "book", 20, NOWHERE)

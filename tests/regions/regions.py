@@ -31,9 +31,10 @@ from temporalio.api.workflowservice.v1 import (
     UpdateNamespaceRequest,
 )
 from temporalio.client import Client
-from temporalio.service import RPCError
+from temporalio.service import RPCError, TLSConfig
 
 from cluster.core.errors import unavailable
+from cluster.frontend.front_tls import FrontTls
 from cluster.node import Node
 from cluster.node_config import NodeConfig, StoreConfig, VisibilityConfig
 from replication.link import Link, LinkDown, RemoteRegions
@@ -83,6 +84,8 @@ class Regions:
     specs: Sequence[RegionSpec]
     nodes: dict[str, Node] = field(default_factory=dict)
     clients: dict[str, Client] = field(default_factory=dict)
+    tls: FrontTls | None = None
+    client_tls: TLSConfig | None = None
 
     @property
     def names(self) -> list[str]:
@@ -107,6 +110,7 @@ class Regions:
             namespaces=(),
             store=spec.store,
             visibility=spec.visibility,
+            tls=self.tls,
         )
         node = Node(config)
         await node.start()
@@ -114,7 +118,9 @@ class Regions:
         parts = node.assembly.regions
         assert parts is not None
         parts.remote = parts.port.remote = parts.forwarding._regions = CutRegions(parts.remote)
-        self.clients[spec.name] = await Client.connect(f"127.0.0.1:{node.port}", namespace=NAMESPACE)
+        self.clients[spec.name] = await Client.connect(
+            f"127.0.0.1:{node.port}", namespace=NAMESPACE, tls=self.client_tls or False
+        )
 
     async def close(self) -> None:
         for node in self.nodes.values():
@@ -255,8 +261,13 @@ async def eventually(is_so: Callable[[], Awaitable[bool]], what: str, within_s: 
 
 
 @asynccontextmanager
-async def regions(specs: Sequence[RegionSpec] = TWO, namespaces: Sequence[str] = (NAMESPACE,)) -> AsyncIterator[Regions]:
-    made = Regions(specs)
+async def regions(
+    specs: Sequence[RegionSpec] = TWO,
+    namespaces: Sequence[str] = (NAMESPACE,),
+    tls: FrontTls | None = None,
+    client_tls: TLSConfig | None = None,
+) -> AsyncIterator[Regions]:
+    made = Regions(specs, tls=tls, client_tls=client_tls)
     try:
         for number, spec in enumerate(specs, 1):
             await made.start(spec, number)
