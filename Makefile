@@ -12,7 +12,7 @@ FIRST ?= 1
 SEED ?= 1
 FUZZ_S ?= 60
 
-.PHONY: help setup demo test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster drill fuzz properties clean
+.PHONY: help setup demo demo-nexus test test-matrix check bench bench-cluster compare sim sim-one crash crash-cluster drill fuzz properties clean
 
 help: ## list these words
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ $(READY): uv.lock pyproject.toml ops/setup.sh
 
 demo: $(READY) ## two regions, one lost amid 200 money transfers (STORES=sqlite,postgres)
 	@$(PY) -m ops.demo $(ARGS)
+
+demo-nexus: $(READY) ## three teams that only call each other by Nexus, one behind plain HTTP in Node (ARGS=--failover)
+	@$(PY) -m ops.demo_nexus $(ARGS)
 
 test: $(READY) ## all tests (about 4 minutes on 2 cores)
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -277,6 +277,7 @@ class Node:
     def _nexus_gateway(self) -> tuple[Gateway, GuardedClient]:
         from cluster.frontend.authorisation import is_loopback
         from cluster.nexus.http_client import GuardedClient
+        from cluster.routing.history_of_regions import HistoryOfRegions
         from nexus.behind import make_gateway
         from nexus.egress import LOOPBACK_NETWORKS, Egress, EgressSettings
 
@@ -284,8 +285,10 @@ class Node:
         egress = Egress(EgressSettings(allowed_networks=LOOPBACK_NETWORKS if is_loopback(self.config.ip) else ()))
         self._opened.append(("egress", egress))
         parts = self.assembly
+        remote = parts.regions.remote if parts.regions is not None else None
+        history = HistoryOfRegions(self.identity.cluster_name, parts.routed_history, remote)
         gateway = make_gateway(
-            parts.nexus, parts.namespaces, parts.routed_history, parts.tokens, self.clock, self.ids,
+            parts.nexus, parts.namespaces, history, parts.tokens, self.clock, self.ids,
             egress=egress, is_draining=lambda: self.frontend.drain.has_begun,
         )  # fmt: skip
         return gateway, GuardedClient(egress)

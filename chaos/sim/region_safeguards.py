@@ -1,6 +1,6 @@
 """The safeguards that only several regions need, each removed in turn in seeds of two regions (removal.py).
 
-Some are doubled by another: removed alone they change nothing, and both together are found (PAIRS).
+Some are doubled by another: removed alone they change nothing, and both together are found (TOGETHER).
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from chaos.sim.removal import Put, region_cluster_safeguard, region_safeguard
+from chaos.sim.removal import TOGETHER, Put, region_safeguard
 from cluster.core import merge as merging
 from cluster.core.ledger import LedgerLine
 from cluster.core.merge import Extends, Gap
-from cluster.core.transition import Transition
 from cluster.frontend import forwarding
 from cluster.frontend.forwarding import Forwarding
 from cluster.history import activation, foreign_entries, forks, replicate, salvaging, service, visibility_feed
@@ -28,15 +27,11 @@ from replication.catch_up import CatchUp
 from replication.feed import Feed
 from replication.outbox import Outbox
 from replication.records import Records
-from replication.sender import Sender
-from replication.token_keys import KeyExchange
 
 # Found together only: the one stands in for the other.
-PAIRS = (
-    ("passive_runs_owe_nothing", "what_is_decided_late_is_not_written"),
-    ("offers_are_sent_again_over_a_new_link", "offers_without_an_answer_are_sent_again"),
-    ("what_lost_is_looked_at_when_active_again", "kept_branches_are_told_with_the_run"),
-)
+TOGETHER["offers_are_sent_again_over_a_new_link"] = "offers_without_an_answer_are_sent_again"
+TOGETHER["offers_without_an_answer_are_sent_again"] = "offers_are_sent_again_over_a_new_link"
+TOGETHER["what_lost_is_looked_at_when_active_again"] = "kept_branches_are_told_with_the_run"
 
 
 async def _nothing(*_: Any, **__: Any) -> list[Any]:
@@ -57,16 +52,6 @@ def passive_runs_owe_nothing(put: Put) -> None:
 
 
 @region_safeguard
-def runs_of_a_higher_version_are_not_gone_on_with(put: Put) -> None:
-    """A region that has not heard of a failover, but has the other's transitions, leaves the run alone."""
-
-    def begin(self: Shard, run: Any, context: Any = None) -> Transition:
-        return Transition(run.state, context or self.context(run.key.namespace_id))
-
-    put(Shard, "begin", begin)
-
-
-@region_safeguard
 def higher_versions_of_a_record_win(put: Put) -> None:
     """What another region says of a namespace is merged, not believed."""
     put(failover, "merge", lambda ours, theirs: theirs)
@@ -84,23 +69,6 @@ def records_are_compared_now_and_then(put: Put) -> None:
 
 
 # --- the stream -----------------------------------------------------------------------------------------------------------------
-@region_cluster_safeguard
-def one_link_at_a_time_tells(put: Put) -> None:
-    """Two links to one peer do not both begin a feed."""
-    real = Sender.__init__
-
-    class Open:
-        async def __aenter__(self) -> None: ...
-
-        async def __aexit__(self, *_: object) -> None: ...
-
-    def init(self: Sender, *args: Any, **kwargs: Any) -> None:
-        real(self, *args, **kwargs)
-        self._telling = Open()  # type: ignore[assignment]
-
-    put(Sender, "__init__", init)
-
-
 @region_safeguard
 def a_restarted_sender_catches_up(put: Put) -> None:
     """What changed behind the cursor before the feed began is told by the runs' states."""
@@ -190,13 +158,6 @@ def entries_with_a_base_are_told_as_snapshots(put: Put) -> None:
 
 
 # --- forks ----------------------------------------------------------------------------------------------------------------------
-@region_safeguard
-def what_was_judged_is_still_so(put: Put) -> None:
-    """A delta is judged anew when the run went on while its events were stored."""
-    for module in (replicate, forks):
-        put(module, "is_as_it_was", lambda shard, run, key, state: True)
-
-
 @region_safeguard
 def a_replaced_branch_is_salvaged(put: Put) -> None:
     """What was told to our branch is given to theirs, which wins."""
@@ -294,20 +255,6 @@ def polls_that_are_almost_over_end_empty(put: Put) -> None:
 @region_safeguard
 def tokens_open_in_the_other_region(put: Put) -> None:
     put(Tokens, "use_links", lambda self, links: setattr(self, "_linked", None))
-
-
-@region_cluster_safeguard
-def keys_are_read_before_shards_open(put: Put) -> None:
-    """A node that joins seals nothing that only its own region can open."""
-    real = KeyExchange.reload
-
-    async def reload(self: KeyExchange) -> None:
-        if not hasattr(self, "was_asked"):
-            self.was_asked = True  # type: ignore[attr-defined]
-            return
-        await real(self)
-
-    put(KeyExchange, "reload", reload)
 
 
 @region_safeguard

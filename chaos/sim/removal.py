@@ -25,7 +25,7 @@ WANTED: dict[str, Wanted] = {}  # of those that only a cluster can miss, or seve
 ONE_NODE = Wanted(1)
 CLUSTER = Wanted(3)
 REGIONS = Wanted(None, 2)
-REGIONS_OF_TWO_NODES = Wanted(2, 2)
+TOGETHER: dict[str, str] = {}  # what stands in for a safeguard, and is removed with it
 
 
 def safeguard(patch: Patch) -> Patch:
@@ -40,12 +40,6 @@ def cluster_safeguard(patch: Patch) -> Patch:
 
 def region_safeguard(patch: Patch) -> Patch:
     WANTED[patch.__name__] = REGIONS
-    return safeguard(patch)
-
-
-def region_cluster_safeguard(patch: Patch) -> Patch:
-    """Of regions with several nodes each."""
-    WANTED[patch.__name__] = REGIONS_OF_TWO_NODES
     return safeguard(patch)
 
 
@@ -74,8 +68,9 @@ class Found:
     text: str
 
 
-def find_hole(name: str, seeds: Iterable[int], and_without: str | None = None) -> Found | None:
-    """What shows that the safeguard is missing; None = nothing did. and_without: another one that is removed with it."""
+def find_hole(name: str, seeds: Iterable[int]) -> Found | None:
+    """What shows that the safeguard is missing; None = nothing did."""
+    and_without = TOGETHER.get(name)
     wanted = WANTED.get(name, ONE_NODE)
     for seed in seeds:
         with removed(name, and_without):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from ops.cli.exit_codes import EXIT_CLUSTER, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from ops.cli.nexus import app
-from ops.cli.nexus_endpoints import EndpointWish, KnownEndpoint, known_endpoint, plan, spec_of
+from ops.cli.nexus_endpoints import EndpointWish, KnownEndpoint, Operator, Step, known_endpoint, plan, spec_of
 from ops.cli.nexus_file import read_endpoints
 from ops.region.reading import WrongSettings
 from ops.servers import LoggedProcess, free_port
@@ -153,6 +153,24 @@ def test_the_description_of_the_gateway_is_printed(served: Served) -> None:
     command = [OUTLAST, "nexus", "openapi", "--address", served.http]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stderr) == (EXIT_OK, "") and json.loads(done.stdout)["openapi"] == "3.1.0"
+
+
+def test_one_that_is_refused_does_not_keep_the_others_from_being_made(served: Served) -> None:
+    nowhere = "  - name: zz-lost\n    target: {namespace: nobody, task_queue: q}\n"
+    file = served.endpoints(f"endpoints:\n{nowhere}  - name: zz-made\n    target: {{namespace: payment, task_queue: q}}\n")
+    done = served.of_endpoints("apply", str(file), "--output", "json")
+    assert done.exit_code == EXIT_USAGE and "not all of" in done.stderr and "nobody" in done.stderr
+    steps = {one["name"]: one["action"] for one in json.loads(done.stdout)}
+    assert (steps["zz-lost"], steps["zz-made"]) == ("refused", "created")
+
+
+def test_a_contract_that_another_tool_has_spoilt_is_shown_as_such(served: Served) -> None:
+    wish = EndpointWish("zz-spoilt", "payment", "q", "", "told\n```nexusrpc\nservices: 7\n```\n")
+    with Operator(served.grpc) as operator:
+        operator.perform(Step("create", wish))
+    done = served.of_endpoints("catalog", "--search", "zz-spoilt")
+    assert done.exit_code == EXIT_OK and "(its contract cannot be read)" in done.stdout
+    assert "zz-spoilt: nexusrpc: the version must be" in done.stdout
 
 
 def test_nobody_there_is_told_and_has_its_exit_code() -> None:
