@@ -186,8 +186,7 @@ class RegionControl:
         return heard
 
     async def _heard_here(self, payload: bytes) -> bytes:
-        receiver = self._region._receivers.get(payload.decode())
-        return msgspec.msgpack.encode({} if receiver is None else receiver.heard)
+        return msgspec.msgpack.encode(self._region.heard(payload.decode()))
 
     async def _quarantined(self, namespace_id: str) -> int:
         """Raises CallerError UNAVAILABLE."""

@@ -169,6 +169,11 @@ class Region:
         except StoreError as error:
             log.warning("tombstones stay for now", shard=shard.id, error=repr(error))
 
+    def heard(self, peer: str) -> dict[int, int]:
+        """Source shard -> up to which position of its journal this node has all that the peer told it."""
+        receiver = self._receivers.get(peer)
+        return {} if receiver is None else receiver.heard
+
     # --- figures ---------------------------------------------------------------------------------------------------------
 
     def lag(self) -> dict[str, dict[int, Lag]]:

@@ -20,9 +20,9 @@ async def disagreements(store: Store, shards: int) -> tuple[int, list[str]]:
         while rows := await store.runs(ShardId(number), after, PAGE_ROWS):
             for row in rows:
                 state = decode_state(row.data)
+                count += 1
                 if state.buffered:
                     continue  # its state is ahead of its history until the next flush
-                count += 1
                 if difference := await _difference(store, ShardId(number), row.key, state):
                     found.append(f"{row.key.workflow_id} {row.key.run_id}: {difference}")
             after = rows[-1].key

@@ -130,6 +130,7 @@ def offers_are_sent_again_over_a_new_link(put: Put) -> None:
 
 @region_safeguard
 def offers_without_an_answer_are_sent_again(put: Put) -> None:
+    """An offer that nobody has answered for a while may be lost, though its link goes on."""
     put(Feed, "overdue", lambda self, now_s: False)
 
 
@@ -185,6 +186,7 @@ def branches_have_stores_of_their_own(put: Put) -> None:
 
 @region_safeguard
 def the_ledger_is_written(put: Put) -> None:
+    """What became of each thing that only the losing branch had is a row."""
     async def write(self: LossRows, lines: list[LedgerLine]) -> list[LedgerLine]:
         return lines
 
@@ -238,6 +240,7 @@ def deleted_runs_stay_dead(put: Put) -> None:
 # --- the front ------------------------------------------------------------------------------------------------------------------
 @region_safeguard
 def calls_go_where_the_namespace_is_active(put: Put) -> None:
+    """Every region serves every call, by one hop."""
     put(Forwarding, "interceptor", lambda self, method, following: following)
 
 
@@ -249,11 +252,13 @@ def a_disagreement_of_regions_passes(put: Put) -> None:
 
 @region_safeguard
 def polls_that_are_almost_over_end_empty(put: Put) -> None:
+    """A poll that is placed anew with little time left is not refused for it."""
     put(forwarding, "_is_almost_over", lambda call, now_s: False)
 
 
 @region_safeguard
 def tokens_open_in_the_other_region(put: Put) -> None:
+    """A worker goes on with its token after a failover."""
     put(Tokens, "use_links", lambda self, links: setattr(self, "_linked", None))
 
 
