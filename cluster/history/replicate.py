@@ -196,6 +196,8 @@ async def _append_state(
     stored_event_id, tail = (0, []) if run is None else (run.stored_event_id, list(run.tail))
     events = tail + events_after(stored_event_id + len(tail))
     branch = shard.replicas.branch_of(key, state)
+    if run is not None and branch != run.branch:  # it goes on under another number: of what is stored there the beginning lacks
+        events, stored_event_id = await shard.events(run, 1, stored_event_id) + events, 0
     await store_events(shard, key, branch, stored_event_id + 1, events)
     if await at_hand(shard, key) is not run or not is_as_it_was(shard, run, key, before):
         return False
