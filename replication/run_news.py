@@ -11,7 +11,7 @@ from cluster.core.errors import CallerError, Code
 from cluster.core.events import join_framed
 from cluster.core.merge import RunClaim, claim_of
 from cluster.core.state import RunState, checksum, encode_state
-from cluster.history.events import read_events
+from cluster.history.events import HistoryIsGone, read_events
 from cluster.history.forks import losing_branch
 from cluster.history.run import Run, run_of
 from cluster.history.run_delta import RETENTION, RunDelta, deletion_of, encode_delta, head_before, needs_snapshot
@@ -127,6 +127,9 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
         try:
             events = await read_events(shard.store, shard.id, run, events_from, state.next_event_id - 1)
             losers = [await losing_branch(shard, run, one) for one in shard.replicas.losers(key, state)]
+        except HistoryIsGone:
+            row = None
+            continue
         except CallerError as error:
             if error.code is not Code.DATA_LOSS or not (shard.replicas.is_dead(key) or run.state.is_deleted):
                 raise

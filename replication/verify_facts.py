@@ -14,7 +14,7 @@ from cluster.core.branches import NOTHING, Head, contains, head_of, rank
 from cluster.core.errors import CallerError, Code
 from cluster.core.events import next_hash
 from cluster.core.state import RunState, checksum
-from cluster.history.events import read_events
+from cluster.history.events import HistoryIsGone, read_events
 from cluster.history.journal import shard_is_moving
 from cluster.history.replicas import TOMBSTONE_AGE_NS_MIN, Tombstone
 from cluster.history.run import Run, run_of
@@ -133,6 +133,8 @@ async def _history_damage(look: Look, run: Run, state: RunState) -> str:
         upto = min(last, first + look.limits.events_at_once - 1)
         try:
             events = await read_events(look.shard.store, look.shard.id, run, first, upto)
+        except HistoryIsGone:
+            return ""
         except CallerError as error:
             if error.code is not Code.DATA_LOSS:
                 raise

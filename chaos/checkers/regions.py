@@ -225,16 +225,23 @@ def _twice(act: Act, places: Sequence[tuple[RunHistory, bool]], appended_again: 
 
 
 def _appended_again(evidence: RegionsEvidence) -> Counter[str]:
-    """Of each token, how many lines of the ledger say that what it stands for was appended to another run."""
+    """Of each token, how many lines of the ledger say that what it stands for was appended to another run. A line of what had no
+    event id yet is known by its key, which is the request id of the signal there: of signal-with-start, the start's token."""
     shown = {
         EventName(one.run_id, event.event_id, event.version): event.SerializeToString()
         for one in evidence.final
         for event in one.events
     }
+    signals: dict[str, bytes] = {}
+    for one in evidence.final:
+        for event in one.events:
+            if request_id := event.workflow_execution_signaled_event_attributes.request_id:
+                signals[request_id] = event.SerializeToString()
     found: Counter[str] = Counter()
     for line in evidence.lines:
         if line.outcome in APPENDED_AGAIN:
-            data = evidence.events.get(line.name) or shown.get(line.name, b"")
+            has_id = line.source == "event"
+            data = (evidence.events.get(line.name) or shown.get(line.name, b"")) if has_id else signals.get(line.key, b"")
             found.update({line.key} | {token.decode() for token in TOKEN.findall(data)})
     return found
 

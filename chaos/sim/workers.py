@@ -233,7 +233,9 @@ class SimWorker:
         """Answers a task again that was answered before: it must be refused."""
         run_id, token = self.stream.choice(self._last_tokens)
         request = api.RespondWorkflowTaskCompletedRequest(namespace=self.requests.namespace, task_token=token, identity=self.name)
+        running_loop().trace("answers again", worker=self.name, run=run_id)
         if await self._tell("RespondWorkflowTaskCompleted", request) is not None:
+            running_loop().trace("taken again", worker=self.name, run=run_id)
             self.world.unexpected.append(f"{run_id}: the token of an answered task was taken again")
 
     def _completion(

@@ -64,7 +64,11 @@ def _update(t: Transition, line: LedgerLine, event: HistoryEvent, attributes: An
 
 
 def _cancel_requested(t: Transition, line: LedgerLine, event: HistoryEvent, attributes: Any) -> bool:
-    return lifecycle.request_cancel(
+    """The key stays, here and of a termination: nothing else in the event says which request it was."""
+    if line.key in t.state.request_ids:
+        return False
+    first_event_id = t.state.next_event_id
+    is_news = lifecycle.request_cancel(
         t,
         cause=attributes.cause,
         identity=attributes.identity,
@@ -73,11 +77,15 @@ def _cancel_requested(t: Transition, line: LedgerLine, event: HistoryEvent, attr
         external_execution=attributes.external_workflow_execution if attributes.HasField("external_workflow_execution") else None,
         links=list(event.links),
     )
+    is_written = is_news and t.state.next_event_id > first_event_id
+    t.note(RequestIdNote(line.key, event.event_type, first_event_id if is_written else 0))
+    return is_news
 
 
 def _terminated(t: Transition, line: LedgerLine, event: HistoryEvent, attributes: Any) -> bool:
     details = attributes.details if attributes.HasField("details") else None
     lifecycle.terminate(t, reason=attributes.reason, details=details, identity=attributes.identity, links=list(event.links))
+    t.note(RequestIdNote(line.key, event.event_type, t.state.next_event_id - 1))
     return True
 
 

@@ -32,6 +32,7 @@ class Fate(NamedTuple):
     started: bytes = b""
 
 
+KEY_PREFIX = "reapplied"
 BY_PARENT = "by parent close policy"  # history/between_runs.py: the one termination by the server that nobody repeats
 
 
@@ -111,6 +112,9 @@ class _Case:
         self.adopts_activities = adopts_activities
         self.has_taker = has_taker
         self.passed_on = winner.inbox.keys() - astray
+        # What the loser was given by an earlier salvage keeps its key, so that all who have it know it again.
+        told = ((seen.event_type, seen.event_id, key) for key, seen in loser.request_ids.items() if key.startswith(KEY_PREFIX))
+        self.told_as = {(event_type, event_id): key for event_type, event_id, key in told if event_id}
         self.readmitted: set[str] = set()
         self.starts: dict[int, bytes] = {}  # scheduled event id -> encoded ActivityTaskStarted
         # A closed run is reset where a workflow task of it was completed, unless another run has taken its place.
@@ -167,7 +171,10 @@ class _Case:
         return Fate(Outcome.INBOX, "the winner has closed: for the next run of the workflow id", key)
 
     def key(self, *what: object) -> str:
-        return ":".join(map(str, ("reapplied", self.loser.run_id, *what)))
+        return ":".join(map(str, (KEY_PREFIX, self.loser.run_id, *what)))
+
+    def key_of(self, event: HistoryEvent, *what: object) -> str:
+        return self.told_as.get((event.event_type, event.event_id)) or self.key(*what)
 
 
 def _is_anonymous(event: HistoryEvent) -> bool:
@@ -210,7 +217,7 @@ def _update(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
             return Fate(Outcome.MERGED, "another line brings the update")
         return Fate(Outcome.DUPLICATE, "the winner has the update's admission, and answers it")
     update_id = request.meta.update_id
-    key = case.key("update", update_id)
+    key = case.key_of(event, "update", update_id)
     if update_id in case.winner.updates or key in case.winner.request_ids or key in case.passed_on:
         return Fate(Outcome.DUPLICATE, "the winner has an update of this id, and its answer counts", key)
     if update_id in case.readmitted:
@@ -231,7 +238,7 @@ def _update_completed(case: _Case, event: HistoryEvent, attributes: Any) -> Fate
 
 
 def _cancel_requested(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
-    key = case.key(event.version, event.event_id)
+    key = case.key_of(event, event.version, event.event_id)
     if not case.winner.is_open and not case.has_taker:
         return Fate(Outcome.MERGED, "the winner has closed: nothing is left to cancel")
     if case.winner.cancel_requested or key in case.passed_on:
@@ -240,9 +247,11 @@ def _cancel_requested(case: _Case, event: HistoryEvent, attributes: Any) -> Fate
 
 
 def _terminated(case: _Case, event: HistoryEvent, attributes: Any) -> Fate:
-    key = case.key(event.version, event.event_id)
+    key = case.key_of(event, event.version, event.event_id)
     if not case.winner.is_open and not case.has_taker:
         return Fate(Outcome.MERGED, "the run is closed")
+    if key in case.winner.request_ids:
+        return Fate(Outcome.DUPLICATE, "the winner was terminated by it, and what came later is another run's", key)
     if key in case.passed_on:
         return Fate(Outcome.DUPLICATE, "the run that took the winner's place was terminated, too", key)
     is_servers_own = attributes.identity in (lifecycle.HISTORY_SERVICE, lifecycle.RESETTER)

@@ -12,10 +12,12 @@ _ANSWERED = (
     NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_SUCCEEDED,
     NexusOperationCancellationState.NEXUS_OPERATION_CANCELLATION_STATE_FAILED,
 )
-# Their events do not tell the request id; of an admitted update it is made by a salvage (reapply.py).
+# Their events do not tell the request id; but for a start it is made by a salvage (reapply.py).
 _WITHOUT_REQUEST_ID = (
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED,
     EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ADMITTED,
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED,
+    EventType.EVENT_TYPE_WORKFLOW_EXECUTION_TERMINATED,
 )
 
 

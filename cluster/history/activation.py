@@ -2,6 +2,9 @@
 
 All that is owed follows from the runs' states, so nothing is handed over: runs in memory are settled anew, the others are
 found by their rows (sweep.py), and one that is called is loaded at once. Many namespaces cost one look.
+
+A node may die before it has salvaged what was kept. So a shard that opens looks at what it keeps of the namespaces that are
+active here by then.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from cluster.core.errors import CallerError
 from cluster.history.forks import salvage_kept
 from cluster.history.ownership import Ownership
 from cluster.history.regions import Regions
+from cluster.history.shard import Shard
 from cluster.history.takeover import take_over
 from cluster.namespaces.record import NamespaceRecord
 from cluster.stores.base import StoreError
@@ -54,6 +58,13 @@ async def carry(service: Shards, changed: Collection[str]) -> None:
                 await salvage_kept(shard, namespace_id)
 
 
+async def salvage_again(service: Shards, shard: Shard) -> None:
+    """A shard has opened: whoever had it before may have left what was kept as it was. Raises StoreError, CallerError."""
+    for namespace_id in shard.replicas.forked_namespaces() if shard.replicas is not None else []:
+        if shard.is_open and service.regions.is_active(namespace_id):
+            await salvage_kept(shard, namespace_id)
+
+
 class Activation:
     """`look` after each change of records on this node; `run` is the job that carries the news into history."""
 
@@ -61,7 +72,13 @@ class Activation:
         self._service, self._records = service, records
         self._owned: dict[str, _Owned] = self._now()
         self._changed: set[str] = set()
+        self._opened: dict[int, Shard] = {}
         self._news = asyncio.Event()
+        service.ownership.on_open = self._has_opened
+
+    def _has_opened(self, shard: Shard) -> None:
+        self._opened[shard.id] = shard
+        self._news.set()
 
     def _now(self) -> dict[str, _Owned]:
         return {
@@ -83,10 +100,16 @@ class Activation:
             await self._news.wait()
             self._news.clear()
             changed, self._changed = self._changed, set()
+            opened, self._opened = self._opened, {}
             try:
-                await carry(self._service, sorted(changed))
+                if changed:
+                    await carry(self._service, sorted(changed))
+                while opened:
+                    await salvage_again(self._service, opened[min(opened)])
+                    del opened[min(opened)]
             except (StoreError, CallerError) as error:
                 log.warning("namespaces that moved cannot be looked at yet", count=len(changed), error=str(error))
                 self._changed |= changed
+                self._opened = opened | self._opened  # one that was opened anew meanwhile comes instead
                 self._news.set()
                 await asyncio.sleep(RETRY_S)

@@ -21,8 +21,15 @@ DIFFERENCE_CHARS_MAX = 500
 log = structlog.get_logger("history")
 
 
+class HistoryIsGone(CallerError):
+    """The run was removed while its history was read, or has left memory since: whoever looks again sees what is so now."""
+
+    def __init__(self) -> None:
+        super().__init__(Code.UNAVAILABLE, "This workflow was removed while its history was read. Please retry.")
+
+
 async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: int) -> list[bytes]:
-    """Encoded events first..last of a run, from the store and the tail. Raises CallerError."""
+    """Encoded events first..last of a run, from the store and the tail. Raises CallerError: DATA_LOSS, HistoryIsGone."""
     if first > last:
         return []
     tail_first = run.stored_event_id + 1
@@ -38,6 +45,8 @@ async def read_events(store: Store, shard: ShardId, run: Run, first: int, last: 
         raise shard_is_moving() from error
     found = events_of(blobs, first, min(last, tail_first - 1))
     if len(found) != min(last, tail_first - 1) - first + 1:
+        if run.is_evicted or run.state.is_deleted:
+            raise HistoryIsGone
         raise CallerError(Code.DATA_LOSS, f"History events {first} to {last} of run {run.key.run_id} are not all there.")
     return found + state_tail[: last - tail_first + 1]
 

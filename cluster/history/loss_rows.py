@@ -3,7 +3,8 @@
 Written before the journal says so, and again with where each thing was appended. A branch that is salvaged once more finds its
 things appended already: a line that says where keeps its word. Rows stay for the retention of their namespace.
 
-    row    of a branch of a run, LINES_MAX lines each: namespace, workflow id, run id, the branch's name
+    row    of a branch of a run, LINES_MAX lines each: namespace, workflow id, run id, the branch's name. Branches that part
+           from their winners at the same point have one name: versions tell their lines apart
     cut    of a namespace and a version: this region has taken it over by force, and had this much of the other one's shards
 """
 
@@ -71,8 +72,9 @@ class LossRows:
         before, at = await self._lines_of(first)
         cut_versions = await self._cut_versions(first.namespace_id)
         kept = _kept_word(before, [msgspec.structs.replace(line, is_past_cut=line.version in cut_versions) for line in lines])
-        if kept != before:
-            await self._put(kept, at or self._shard.clock.now_ns())
+        listed = _together(before, kept)
+        if listed != before:
+            await self._put(listed, at or self._shard.clock.now_ns())
         return kept
 
     async def say_where(self, given: list[LedgerLine]) -> None:
@@ -82,8 +84,8 @@ class LossRows:
             before, at = await self._lines_of(of_branch[0])
             if not before:
                 continue  # another region's ledger has them
-            places = {(line.source, line.number): line for line in of_branch}
-            kept = [_said_where(line, places.get((line.source, line.number))) for line in before]
+            places = {_place_of(line): line for line in of_branch}
+            kept = [_said_where(line, places.get(_place_of(line))) for line in before]
             if kept != before:
                 await self._put(kept, at)
 
@@ -155,20 +157,39 @@ def _id_of(line: LedgerLine, part: int) -> str:
 def _kept_word(before: list[LedgerLine], now: list[LedgerLine]) -> list[LedgerLine]:
     """What was appended the first time is a duplicate the second time, and its line stays as it was. What was buffered may have
     got its id meanwhile: it is known by its key."""
-    said = {(line.source, line.number): line for line in before}
+    said = {_place_of(line): line for line in before}
     by_key = {(line.event_type, line.key): line for line in before if line.key and line.outcome in REAPPLIED}
     kept = []
     for line in now:
         bare = msgspec.structs.replace(line, event=b"", started=b"")
-        same = by_key.get((line.event_type, line.key)) or said.get((line.source, line.number))
+        same = by_key.get((line.event_type, line.key)) or said.get(_place_of(line))
         was_done = same is not None and same.outcome in REAPPLIED and line.outcome not in REAPPLIED
         if same is not None and was_done and (same.winner_run_id or line.outcome in (Outcome.DUPLICATE, Outcome.MERGED)):
-            place = {"source": line.source, "number": line.number, "is_past_cut": line.is_past_cut}
-            bare = msgspec.structs.replace(same, **place)
+            bare = msgspec.structs.replace(
+                same, source=line.source, number=line.number, version=line.version, is_past_cut=line.is_past_cut
+            )
         elif same is not None and same.winner_run_id and line.outcome in REAPPLIED:
             bare = msgspec.structs.replace(bare, winner_run_id=same.winner_run_id, winner_event_id=same.winner_event_id)
         kept.append(bare)
     return kept
+
+
+def _place_of(line: LedgerLine) -> tuple[Source, int, int]:
+    """Where the loser had it. One region wrote each version, so no other thing of the run has this place."""
+    return line.source, line.number, line.version
+
+
+def _together(before: list[LedgerLine], kept: list[LedgerLine]) -> list[LedgerLine]:
+    """The row's lines, in the order in which they came. What was buffered, and has its id now, has its line under that."""
+    now = {_place_of(line): line for line in kept}
+    with_id = {(line.event_type, line.key) for line in kept if line.key}
+    older = [
+        line
+        for line in before
+        if _place_of(line) in now or line.source is Source.EVENT or (line.event_type, line.key) not in with_id
+    ]
+    known = {_place_of(line) for line in older}
+    return [now.get(_place_of(line), line) for line in older] + [line for line in kept if _place_of(line) not in known]
 
 
 def _said_where(line: LedgerLine, given: LedgerLine | None) -> LedgerLine:

@@ -63,6 +63,7 @@ class Ownership:
         self.since: dict[int, int] = {}  # ns since the epoch, of each open shard
         self.may_open: Callable[[int], bool] = lambda number: True
         self.on_lease_lost: Callable[[int], None] | None = None
+        self.on_open: Callable[[Shard], None] = lambda shard: None
         self.is_closed = False
         self.is_shared = False  # other nodes may take a shard from this one
         self._confirming: dict[int, asyncio.Lock] = {}
@@ -162,6 +163,7 @@ class Ownership:
                 if number in self.owned and not self.is_closed:
                     self.open[number], self.since[number] = shard, self._clock.now_ns()
                     self._ended(number, opening, shard)
+                    self.on_open(shard)
                     return
                 await self._close(shard)  # it was released meanwhile
                 break

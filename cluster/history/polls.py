@@ -14,7 +14,7 @@ from temporalio.api.query.v1 import WorkflowQuery
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse, PollWorkflowTaskQueueResponse
 
-from cluster.core.errors import CallerError, Code
+from cluster.core.errors import CallerError, Code, unavailable
 from cluster.core.events import duration, join_framed, parse_event, timestamp
 from cluster.core.machines import activity, activity_calls, update, workflow_task
 from cluster.core.state import RunState
@@ -59,28 +59,46 @@ async def start_workflow_task(shard: Shard, run: Run, hint: TaskHint, poll: Any,
     )
     update.send(t)
     done = shard.commit((run, t))
-    state = t.state
+    state, branch = t.state, run.branch
     await done
     if state.task is None:
         raise TaskGone  # its events made the history too long, and the run was ended
-    return await workflow_task_answer(shard, run, state, tokens, is_sticky=hint.is_sticky)
+    return await workflow_task_answer(shard, run, state, branch, tokens, is_sticky=hint.is_sticky)
 
 
-async def workflow_task_answer(shard: Shard, run: Run, state: RunState, tokens: Tokens, *, is_sticky: bool) -> bytes:
-    """The encoded PollWorkflowTaskQueueResponse for the task that `state` shows as started."""
+async def events_of_branch(shard: Shard, run: Run, branch: int, first: int, last: int) -> list[bytes]:
+    """For a task that was decided on when the run was of that branch. Another region's branch may have become the run while the
+    decision became durable, or since: its events do not belong to that task. Raises TaskGone, CallerError."""
+    try:
+        events = await shard.events(run, first, last)
+    except CallerError:
+        if run.branch == branch:
+            raise
+        raise TaskGone from None
+    if run.branch != branch:
+        raise TaskGone
+    return events
+
+
+async def workflow_task_answer(
+    shard: Shard, run: Run, state: RunState, branch: int, tokens: Tokens, *, is_sticky: bool
+) -> bytes:
+    """The encoded PollWorkflowTaskQueueResponse for the task that `state` shows as started, on that branch. Raises TaskGone."""
     answer, first, last = scalar_answer(shard, run, state, tokens, is_sticky=is_sticky)
     pending = [event.SerializeToString() for event in workflow_task.pending_events(state, state.last_version)]
-    events, rest = await first_page(shard, run, first, last, tokens)
+    events, rest = await first_page(shard, run, branch, first, last, tokens)
     if rest:
         answer.next_page_token, pending = rest, []
     send_buffered(run, state, answer)
     return with_history(answer, join_framed(events + pending))
 
 
-async def first_page(shard: Shard, run: Run, first: int, last: int, tokens: Tokens) -> tuple[list[bytes], bytes]:
-    """Events from `first` on, as many as go into one answer, and the token of the rest (empty: that is all)."""
+async def first_page(
+    shard: Shard, run: Run, branch: int, first: int, last: int, tokens: Tokens
+) -> tuple[list[bytes], bytes]:
+    """Events from `first` on, as many as go into one answer, and the token of the rest (empty: that is all). Raises TaskGone."""
     limits = shard.limits
-    events = await shard.events(run, first, min(last, first + limits.history_page_events_max - 1))
+    events = await events_of_branch(shard, run, branch, first, min(last, first + limits.history_page_events_max - 1))
     events = events[: page_end(events, limits.history_page_bytes_max)]
     following = first + len(events)
     if following > last:
@@ -88,6 +106,16 @@ async def first_page(shard: Shard, run: Run, first: int, last: int, tokens: Toke
     key = run.key
     token = HistoryPageToken(key.namespace_id, key.workflow_id, key.run_id, following, last)
     return events, tokens.seal(Purpose.HISTORY_PAGE, token)
+
+
+async def history_for_query(shard: Shard, run: Run, tokens: Tokens) -> tuple[list[bytes], bytes]:
+    """The first page of all that is durable of the run, and the token of the rest. Raises CallerError."""
+    branch = run.branch
+    last = (await shard.read(run)).next_event_id - 1
+    try:
+        return await first_page(shard, run, branch, 1, last, tokens)
+    except TaskGone:
+        raise unavailable("Another region's history has just become this workflow's. Please retry.") from None
 
 
 def with_history(answer: PollWorkflowTaskQueueResponse, history: bytes) -> bytes:
@@ -147,9 +175,9 @@ async def start_activity_task(shard: Shard, run: Run, hint: TaskHint, poll: Any,
             raise TaskGone from error
         raise
     done = shard.commit((run, t))
-    state = t.state
+    state, branch = t.state, run.branch
     await done
-    scheduled = await shard.events(run, hint.scheduled_event_id, hint.scheduled_event_id)
+    scheduled = await events_of_branch(shard, run, branch, hint.scheduled_event_id, hint.scheduled_event_id)
     return activity_answer(shard, state, scheduled[0], hint.scheduled_event_id, tokens).SerializeToString()
 
 

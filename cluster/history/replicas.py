@@ -217,6 +217,9 @@ class Replicas:
         """The runs that have more than one branch."""
         return [key for key in self._branches if key.namespace_id == namespace_id]
 
+    def forked_namespaces(self) -> list[str]:
+        return sorted({key.namespace_id for key in self._branches})
+
     def next_number(self, key: RunKey) -> int:
         listed = self._branches.get(key)
         return 1 if listed is None else 1 + max(one.number for one in listed[1])

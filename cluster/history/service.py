@@ -243,8 +243,7 @@ class HistoryService:
                 return await self._ask(shard, run, query, state.sticky_queue, True, b"", until - remaining_s / 2)
             except (StickyWorkerUnavailable, CallerError) as error:
                 log.info("sticky worker did not answer a query", run=run.key, error=str(error))
-        last = (await shard.read(run)).next_event_id - 1
-        events, token = await polls.first_page(shard, run, 1, last, self.tokens)
+        events, token = await polls.history_for_query(shard, run, self.tokens)
         rest = PollWorkflowTaskQueueResponse(next_page_token=token).SerializeToString()
         return await self._ask(shard, run, query, state.task_queue, False, join_framed(events), until, rest)
 

@@ -36,7 +36,9 @@ class Met(NamedTuple):
     lines: list[LedgerLine]
 
 
-def meet(one: Run, other: Run, *, may_reset: bool = True, adopts_activities: bool = False) -> Met:
+def meet(
+    one: Run, other: Run, *, may_reset: bool = True, adopts_activities: bool = False, has_taker: bool = False
+) -> Met:
     """Which of two branches wins, and what becomes of the other."""
     heads: tuple[Head, Head] = head_of(one.state), head_of(other.state)
     first, second = (one, other) if winner(*heads) == heads[0] else (other, one)
@@ -50,6 +52,7 @@ def meet(one: Run, other: Run, *, may_reset: bool = True, adopts_activities: boo
         winner_events=first.event_bytes()[common:],
         may_reset=may_reset,
         adopts_activities=adopts_activities,
+        has_taker=has_taker,
     )
     return Met(first, second, lines)
 

@@ -266,6 +266,62 @@ def test_a_users_termination_ends_the_winner() -> None:
     assert outcome_of(meet(one, two), "WorkflowExecutionTerminated") is Outcome.MERGED
 
 
+@pytest.mark.parametrize("what", ["WorkflowExecutionTerminated", "WorkflowExecutionCancelRequested"])
+def test_a_run_that_was_ended_by_a_salvage_says_so_under_the_key(what: str) -> None:
+    """Or else what the closed winner gave to it is taken for astray, and given to the run after it, too."""
+    one, two = parted(begun())
+    if what == "WorkflowExecutionTerminated":
+        one.terminate()
+    else:
+        one.request_cancel("mine")
+    two.signal("longer")
+    two.task(commands.continue_as_new())
+    taker = begun()
+    met = meet(one, two, has_taker=True)
+    line = line_of(met, what)
+    assert line.outcome is Outcome.INBOX and not taker.state.has_been_told(line.key)
+    assert taker.do(lambda t: reapply(t, line))
+    assert taker.state.has_been_told(line.key)
+
+
+def test_a_cancel_request_that_a_run_had_before_is_known_under_the_key_as_well() -> None:
+    one, two = parted(begun())
+    one.request_cancel("mine")
+    two.signal("longer")
+    line = line_of(meet(one, two), "WorkflowExecutionCancelRequested")
+    two.request_cancel("its own")
+    assert not two.do(lambda t: reapply(t, line))
+    assert two.state.has_been_told(line.key)
+
+
+def test_a_termination_is_known_again_by_the_winner_that_it_ended() -> None:
+    """The winner may have been reset since, for a signal that came too late: its successor was terminated by nobody."""
+    one, two = parted(begun())
+    one.terminate()
+    two.signal("longer")
+    assert append(two, meet(one, two).lines) == [True]
+    line = line_of(meet(one, two, has_taker=True), "WorkflowExecutionTerminated")
+    assert line.outcome is Outcome.DUPLICATE
+
+
+@pytest.mark.parametrize("what", ["WorkflowExecutionTerminated", "WorkflowExecutionCancelRequested"])
+def test_what_was_appended_again_keeps_its_key_when_the_branch_that_has_it_loses(what: str) -> None:
+    one, two = parted(begun())
+    if what == "WorkflowExecutionTerminated":
+        one.terminate()
+    else:
+        one.request_cancel("mine")
+    two.signal("longer")
+    three = part(two, 3)
+    first = line_of(meet(one, two), what)
+    assert append(two, [first]) == [True]
+    three.signal("longer still")
+    met = meet(two, three)
+    again = line_of(met, what)
+    assert met.winner is three and again.key == first.key
+    assert append(three, [again]) == [True] and three.state.has_been_told(first.key)
+
+
 @pytest.mark.parametrize(
     ("identity", "reason", "outcome"),
     [

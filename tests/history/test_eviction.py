@@ -83,6 +83,27 @@ def test_a_reader_that_waited_for_a_row_does_not_bring_back_an_old_one() -> None
     play(story, world)
 
 
+def test_a_run_that_is_removed_while_its_history_is_read_is_not_called_damaged() -> None:
+    store, world = held()
+
+    async def story(world: World) -> None:
+        run_id = await world.start("w")
+        await world.settle()
+        await world.checkpoint()
+        store.hold("history")
+        reader = asyncio.ensure_future(refused(world.history_of("w", run_id)))
+        await world.settle()
+        await world.delete("w")
+        await world.settle()
+        await world.checkpoint()
+        assert not world.shard.runs and await world.stored("w", run_id) is None
+        store.release("history")
+        assert (await reader).code is Code.UNAVAILABLE
+        assert (await refused(world.history_of("w", run_id))).code is Code.NOT_FOUND
+
+    play(story, world)
+
+
 def test_idle_runs_above_the_bound_leave_memory_and_owing_ones_keep_their_time() -> None:
     world = World(config=ShardConfig(idle_runs_in_memory_max=3))
 

@@ -282,6 +282,34 @@ def test_a_signal_that_came_after_the_winners_close_resets_it_and_the_new_run_ha
     play(story)
 
 
+@pytest.mark.parametrize("what", ["WorkflowExecutionTerminated", "WorkflowExecutionCancelRequested"])
+def test_what_ends_the_run_after_a_closed_winner_ends_no_later_one(what: str) -> None:
+    """Its branch is looked at again at each failover."""
+
+    async def story(pair: Pair) -> None:
+        one, two = pair.one, pair.two
+        await one.start("w")
+        await pair.agree()
+        await split(pair)
+        await (one.terminate("w") if what == "WorkflowExecutionTerminated" else cancel(one, "w"))
+        await two.work(continue_as_new())
+        successor = (await two.current("w")).key.run_id
+        await heal(pair)
+        assert what in await two.event_names("w", successor)
+        if (await two.current("w")).state.is_open:
+            await two.work(complete())
+        later = await two.start("w", request_id="2")
+        await pair.agree()
+        for world, version in ((one, 11), (two, 12), (one, 21)):
+            pair.fail_over(world, version)
+            await pair.activate()
+            await pair.agree()
+            assert (await world.current("w")).key.run_id == later
+            assert what not in await world.event_names("w", later)
+
+    play(story)
+
+
 def test_a_lost_signal_of_a_closed_winner_with_a_pending_child_is_not_lost() -> None:
     async def story(pair: Pair) -> None:
         one, two = pair.one, pair.two

@@ -104,6 +104,27 @@ def test_a_branch_that_was_kept_while_passive_is_salvaged_by_the_region_when_it_
     play(story)
 
 
+def test_a_region_that_dies_as_it_becomes_active_salvages_what_was_kept_when_it_is_back() -> None:
+    async def story(pair: Pair) -> None:
+        await forked(pair)
+        pair.one.view.active, pair.one.view.failover_version = "two", 2
+        pair.two.view.active = "one"  # nobody acts while the link comes back
+        pair.is_linked = True
+        await pair.agree()
+        pair.fail_over(pair.two, 2)
+        await pair.restart(pair.two)  # nobody has looked at the runs yet
+        await eventually(lambda: _was_told(pair, "in one"))
+        await pair.agree()
+        assert await signals(pair.one, "w") == ["before", "in two", "in two, again", "in one"]
+        assert [entry.line.outcome for entry in await ledger(pair.two)] == [Outcome.REAPPLY]
+
+    play(story)
+
+
+async def _was_told(pair: Pair, signal: str) -> bool:
+    return signal in await signals(pair.two, "w")
+
+
 def test_a_fork_survives_a_crash_of_either_side_at_any_moment() -> None:
     for moment_s in (0.0, 0.05, 0.1, 0.3, 0.6):
         for which in ("one", "two"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cluster.core.ledger import Outcome
+from msgspec.structs import replace
+
+from cluster.core.ledger import LedgerLine, Outcome, Source
 from cluster.history.loss_rows import LEDGER_KIND, LINES_MAX
 from replication.loss_ledger import LossLedger, bound_of_loss
 from tests.history.world import NAMESPACE
@@ -81,6 +83,34 @@ def test_the_ledger_is_the_same_after_crashes_and_salvaging_again() -> None:
         await pair.agree()
         await pair.activate()
         assert await ledger(two) == before
+
+    play(story)
+
+
+def test_branches_that_lost_from_the_same_point_have_their_lines_side_by_side() -> None:
+    async def story(pair: Pair) -> None:
+        one = pair.one
+        await one.start("w")
+        run = await one.current("w")
+        rows = one.shard_for("w").replicas
+        assert rows is not None
+
+        def line(source: Source, number: int, version: int, outcome: Outcome, key: str = "") -> LedgerLine:
+            return LedgerLine(NAMESPACE.id, "w", run.key.run_id, source, number, version, 9, outcome, "", key, branch="3.2")
+
+        was_told = line(Source.BUFFERED, 0, 1, Outcome.REAPPLY, "signal")
+        buffered = line(Source.BUFFERED, 1, 1, Outcome.REAPPLY, "other")
+        await rows.losses.write([was_told, buffered])
+        await rows.losses.say_where([replace(was_told, winner_run_id="winner", winner_event_id=15)])
+        first = [line(Source.EVENT, number, 1, Outcome.ROLLED_BACK) for number in (4, 5, 6)]
+        await rows.losses.write([*first, line(Source.EVENT, 7, 1, Outcome.REAPPLY, "other")])
+        second = [line(Source.EVENT, 4, 2, Outcome.ROLLED_BACK), line(Source.EVENT, 5, 2, Outcome.DUPLICATE, "signal")]
+        (_, again) = await rows.losses.write(second)
+        assert (again.outcome, again.winner_event_id, again.version) == (Outcome.REAPPLY, 15, 2), "it keeps its word"
+        listed = [(entry.line.source, entry.line.number, entry.line.version) for entry in await ledger(one)]
+        assert sorted(listed) == [(Source.EVENT, 4, 1), (Source.EVENT, 4, 2), (Source.EVENT, 5, 1), (Source.EVENT, 5, 2)] + [
+            (Source.EVENT, number, 1) for number in (6, 7)
+        ], "each event its line, and what was buffered and has an id no other one"
 
     play(story)
 

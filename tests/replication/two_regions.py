@@ -23,6 +23,7 @@ from chaos.sim.rand import SimIds, Streams
 from cluster.config import ShardConfig
 from cluster.core.branches import history_hash, owner_of
 from cluster.core.state import RunState, checksum, decode_state
+from cluster.history.activation import Activation
 from cluster.history.events import read_events
 from cluster.history.regions import RunName
 from cluster.history.run import Run
@@ -99,6 +100,7 @@ class RegionLife(Life):
         )
         for peer in world.peers:
             self.region.add_peer(Peer(peer, INITIAL[peer]))
+        self.spawn(Activation(self.history, lambda: []).run(), "shards that open")
         await self.history.start()
         self.spawn(self.region.look_after_shards(), "shards")
 

@@ -8,6 +8,10 @@
 | scheduled, repeated          | attempt 1: that it failed there says nothing of the workers here                            |
 | started                      | failed with the cause FAILOVER_CLOSE_COMMAND; what was buffered joins the history; a new one|
 
+Where the region wrote the run last itself, and the namespace has been elsewhere since, a started task and the number of attempts
+stay: those are this region's own workers. The sticky queue goes all the same: its worker may have seen another branch of the run
+in the other region meanwhile, and would take the rest of this one for the rest of that.
+
 Activities stay as they are: a worker that has one may still complete it, wherever it asks. As the public server does
 (service/history/workflow/mutable_state_impl.go, startTransactionHandleWorkflowTaskFailover). No table of its own: the steps are
 the workflow task's.
@@ -33,6 +37,19 @@ def is_needed(state: RunState) -> bool:
     if not state.is_open:
         return False
     return bool(state.sticky_queue) if task is None else task.is_started or task.is_sticky or task.attempt > 1
+
+
+def is_stuck_to_a_worker(state: RunState) -> bool:
+    """Whether there is something to do for a run that this region wrote last itself, before the namespace went and came back."""
+    return state.is_open and bool(state.sticky_queue)
+
+
+def come_back(t: Transition) -> None:
+    task = t.state.task
+    if task is not None and task.is_sticky and not task.is_started:
+        workflow_task.fall_back_to_normal_queue(t)
+    else:
+        t.note(StickyNote("", 0))
 
 
 def take_over(t: Transition) -> None:

@@ -27,6 +27,7 @@ from cluster.core.events import duration, duration_or_none, timestamp
 from cluster.core.machines import lifecycle
 from cluster.core.machines.activity_pending import pending_info
 from cluster.core.machines.nexus_pending import callback_infos, pending_operations
+from cluster.core.salvage import KEY_PREFIX
 from cluster.core.state import RunState
 from cluster.history.shard import Shard
 
@@ -139,6 +140,8 @@ def _extended(state: RunState) -> WorkflowExecutionExtendedInfo:
     if expires_at := lifecycle.run_expires_at(state):
         extended.run_expiration_time.CopyFrom(timestamp(expires_at))
     for request_id, seen in state.request_ids.items():
+        if request_id.startswith(KEY_PREFIX):
+            continue  # no client's, but what a salvage knows its own by
         found = extended.request_id_infos[request_id]
         found.event_type = EventType.ValueType(seen.event_type)
         found.event_id = seen.event_id

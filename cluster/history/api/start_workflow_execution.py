@@ -5,6 +5,7 @@ The decision is made in the actor after the read of the current run, so two star
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -24,8 +25,10 @@ from cluster.core.machines.start import Outcome
 from cluster.core.state import ParentLink, RunState
 from cluster.core.transition import Transition
 from cluster.history import polls
+from cluster.history.events import BLOB_BRANCH
 from cluster.history.run import Run
 from cluster.history.shard import Shard
+from cluster.matching.tasks import TaskGone
 from cluster.stores.base import RunKey
 
 
@@ -140,8 +143,9 @@ async def start_workflow(service: Any, shard: Shard, namespace: Any, request: An
         response.link.workflow_event.request_id_ref.request_id = request.request_id
         response.link.workflow_event.request_id_ref.event_type = EventType.ValueType(seen.event_type)
     if started.is_eager and is_new:
-        answer = await polls.workflow_task_answer(shard, started.run, state, service.tokens, is_sticky=False)
-        response.eager_workflow_task.CopyFrom(PollWorkflowTaskQueueResponse.FromString(answer))
+        with suppress(TaskGone):  # another region's branch is the run already
+            answer = await polls.workflow_task_answer(shard, started.run, state, BLOB_BRANCH, service.tokens, is_sticky=False)
+            response.eager_workflow_task.CopyFrom(PollWorkflowTaskQueueResponse.FromString(answer))
     return response
 
 
