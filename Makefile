@@ -51,6 +51,7 @@ compare: $(READY) ## the same workflows here and on the real server: do the hist
 
 sim: $(READY) ## the deterministic simulator: SEEDS=n FIRST=k
 	@$(PY) -m chaos.sim run --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+	@$(PY) -m chaos.sim run --regions 0 --seeds $$(( $(SEEDS) / 4 )) --first $(FIRST) $(ARGS)
 
 sim-one: $(READY) ## one seed of the simulator, told in full: SEED=n
 	@$(PY) -m chaos.sim one --seed $(SEED) $(ARGS)

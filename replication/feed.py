@@ -108,7 +108,7 @@ class Feed:
             self._enqueue(_Waiting(one, position, position if number == len(news) else position - 1))
         limits = self.limits
         if self._queued_entries > limits.queue_entries_max or self._queued_bytes > limits.queue_bytes_max:
-            self._overrun(position)
+            self.overrun(position)
 
     def tell_again(self, keys: Sequence[RunKey]) -> None:
         """These runs, deleted or not, as they are when their turn comes: the peer lacks them, whatever it has acknowledged."""
@@ -130,7 +130,10 @@ class Feed:
         else:
             self._begins_at = position  # before the cursor is known there is nothing to be in line with
 
-    def _overrun(self, position: int) -> None:
+    def overrun(self, position: int) -> None:
+        """All that waits, and what comes up to there, is told by state."""
+        if position <= self._begins_at:
+            return
         log.info("the queue for a peer is overrun; it is caught up by state", shard=self.shard.id, position=position)
         for waiting in self._queue:
             self._entries[waiting.news.key.namespace_id] -= waiting.news.entries_count

@@ -146,7 +146,7 @@ class Region:
         except Exception:
             log.exception("a group could not be told to the peers; they are caught up by state", shard=shard.id)
             for sender in self.senders.values():
-                sender.forget(shard)
+                sender.take_by_state(shard, position)
 
     def _feed(self, shard: Shard) -> None:
         for sender in self.senders.values():

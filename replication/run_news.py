@@ -74,11 +74,11 @@ def news_of_group(
                 found[key] = RunNews(key, [], decoded=entries)
         elif not is_the_peers:
             found[key] = RunNews(key, [data for data, _ in pairs], states[key], entries)
-    for key in list(found):
+    for key, news in list(found.items()):  # of a chain of three the middle one is a successor, and has one
         state = states.get(key)
         following = found.get(RunKey(key.namespace_id, key.workflow_id, state.new_run_id)) if state is not None else None
-        if state is not None and state.new_run_id and found[key].entries and following is not None and following.entries:
-            found[key].successor = following
+        if state is not None and state.new_run_id and news.entries and following is not None and following.entries:
+            news.successor = following
             del found[following.key]
     return list(found.values())
 
@@ -113,12 +113,13 @@ async def _snapshot(shard: Shard, news: RunNews, events_from: int) -> RunDelta:
     successor = None if news.successor is None else await _snapshot(shard, news.successor, 1)
     row = news.row
     while True:
-        run = shard.runs.get(key) or row or await _stored(shard, key)
+        in_memory = shard.runs.get(key)
+        run = in_memory or row or await _stored(shard, key)
         if run is None or (run is row and shard.replicas.is_dead(key)):
             reason = DELETED if shard.replicas.is_dead(key) else ""
             return RunDelta(*_name(key), tombstone=reason, claim=shard.replicas.claim_of_dead(key), successor=successor)
         state, branch = run.state, run.branch
-        if not run.is_evicted and run is not row:
+        if run is in_memory:  # a row is durable, and may be of a later owner's journal, which this shard's does not reach
             await shard.durable(run)
         if state.is_deleted:
             is_retired = key in shard.replicas.expired

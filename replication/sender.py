@@ -124,9 +124,16 @@ class Sender:
         self._news.set()
 
     def forget(self, shard: Shard) -> None:
+        """It is closed: once it is opened anew it has another stream."""
         feed = self.feeds.get(shard.id)
         if feed is not None and feed.shard is shard:
             del self.feeds[shard.id]
+
+    def take_by_state(self, shard: Shard, position: int) -> None:
+        """A group that cannot be told as it is. The feed stays: a new one would number its stream from 1 again, and the peer
+        has done with those numbers."""
+        self.feed_of(shard, position).overrun(position)
+        self._news.set()
 
     def cursor(self, shard: int) -> int:
         """What the peer has for sure: as it is stored."""

@@ -17,6 +17,7 @@ from cluster.core.ledger import LedgerLine
 from cluster.core.state import RunState, SnapshotFormatError, checksum, decode_state, encode_state
 from cluster.history.events import events_of
 from cluster.history.foreign_entries import Change, append, at_hand, is_as_it_was, state_as_entry, store_events
+from cluster.history.journal import shard_is_moving
 from cluster.history.replicas import KeptBranch, Replicas
 from cluster.history.run import Run
 from cluster.history.run_delta import LosingBranch, RunDelta
@@ -107,27 +108,44 @@ async def keep_loser(shard: Shard, run: Run, loser: LosingBranch) -> list[Ledger
 
     Raises Poison, CallerError, StoreError.
     """
-    key, replicas = run.key, _replicas(shard)
+    key = run.key
     theirs = arrived(key, loser.head, loser.state, loser.events_from, loser.events)
-    head = head_of(run.state)
-    if contains(head, loser.head):
-        return []  # it has not lost after all
-    common = lca_event(head, loser.head).number
-    if theirs.events_from > common + 1:
+    if theirs.events_from > (common := lca_event(head_of(run.state), loser.head).number) + 1:
         raise Poison(f"events of the losing branch from {theirs.events_from} on, and {common + 1} is where it begins")
+    async with shard.checkpointer.lock:  # else the branch may be replaced meanwhile, and two be kept under one number
+        now = await at_hand(shard, key)  # it may have left memory, and gone on since
+        if now is None or theirs.events_from > lca_event(head_of(now.state), loser.head).number + 1:
+            raise shard_is_moving()  # it was replaced by one that parts from the loser earlier: it is asked for anew
+        whole = await _from_the_first(shard, now, theirs)
+        is_kept = await _keep(shard, now, theirs, loser.state)
+    # The winner may change from here on, to one that parts from the loser earlier: all of its events are at hand.
+    return await settle_loss(shard, key, Lost(theirs.state, whole.events_from, whole.events)) if is_kept else []
+
+
+async def _keep(shard: Shard, run: Run, theirs: Arrived, encoded: bytes) -> bool:
+    """False: it has not lost after all, or a longer piece of the same branch was kept and salvaged."""
+    key, replicas, head = run.key, _replicas(shard), head_of(run.state)
     listed = replicas.losers(key, run.state)
-    if any(one.head != loser.head and contains(one.head, loser.head) for one in listed):
-        return []  # a longer piece of the same branch was kept and salvaged
-    same = next((one for one in listed if contains(loser.head, one.head)), None)
+    if contains(head, theirs.head) or any(one.head != theirs.head and contains(one.head, theirs.head) for one in listed):
+        return False
+    common = lca_event(head, theirs.head).number
+    same = next((one for one in listed if contains(theirs.head, one.head)), None)
     if same is None:
         number = replicas.next_number(key)
         await store_events(shard, key, number, common + 1, theirs.events_after(common))
-        await replicas.keep(key, KeptBranch(number, loser.head, common + 1, loser.state))
-    elif same.head != loser.head:  # it has grown
+        await replicas.keep(key, KeptBranch(number, theirs.head, common + 1, encoded))
+    elif same.head != theirs.head:  # it has grown
         last = same.head.last_event_id
         await store_events(shard, key, same.number, last + 1, theirs.events_after(last))
-        await replicas.keep(key, KeptBranch(same.number, loser.head, same.events_from, loser.state))
-    return await settle_loss(shard, key, Lost(theirs.state, theirs.events_from, theirs.events))
+        await replicas.keep(key, KeptBranch(same.number, theirs.head, same.events_from, encoded))
+    return True
+
+
+async def _from_the_first(shard: Shard, run: Run, theirs: Arrived) -> Arrived:
+    if theirs.events_from == 1:
+        return theirs
+    shared = await shard.events(run, 1, theirs.events_from - 1)
+    return theirs._replace(events_from=1, events=shared + theirs.events)
 
 
 async def losing_branch(shard: Shard, run: Run, kept: KeptBranch) -> LosingBranch:

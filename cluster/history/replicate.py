@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from cluster.core.apply import apply_entry, new_state
-from cluster.core.branches import NOTHING, Head, contains, head_of
+from cluster.core.branches import NOTHING, Head, contains, head_of, lca_event
 from cluster.core.entry import DeletedNote, Entry, decode_entry
 from cluster.core.errors import CallerError, Code
 from cluster.core.ledger import LedgerLine
@@ -104,7 +104,10 @@ async def _known(shard: Shard, run: Run | None, delta: RunDelta) -> Applied | Wa
     ledger: list[LedgerLine] = []
     if run is not None and not run.state.is_deleted:
         await shard.durable(run)
-        if delta.state and not contains(head_of(run.state), delta.head):
+        head = head_of(run.state)
+        if delta.state and not contains(head, delta.head):
+            if delta.events_from > (common := lca_event(head, delta.head).number) + 1:
+                return Wanted(head, common + 1)  # it was asked for when another branch had won here
             loser = LosingBranch(delta.head, delta.state, delta.events_from, delta.events)
             ledger += await keep_loser(shard, run, loser)
     elif run is not None:
@@ -179,7 +182,8 @@ async def _take_state(shard: Shard, run: Run | None, delta: RunDelta) -> Applied
     judged = None if run is None else run.state
     # A checkpoint that is under way would write less of the same events over these; another peer's branch of them, others.
     async with shard.checkpointer.lock:
-        if not is_as_it_was(shard, run, delta.key, judged):  # it went on while this waited
+        # It went on while this waited; or it came from another peer, was stored, and has left memory again.
+        if await at_hand(shard, delta.key) is not run or not is_as_it_was(shard, run, delta.key, judged):
             return None
         done = await _append_state(shard, run, delta.key, theirs.state, theirs.encoded, theirs.events_after)
     return await _rest(shard, shard.runs.get(delta.key), delta, []) if done else None

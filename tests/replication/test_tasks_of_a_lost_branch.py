@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from temporalio.api.workflowservice import v1 as api
@@ -87,10 +89,10 @@ def test_nobody_is_given_a_task_of_a_branch_that_lost_while_it_was_being_started
             await two.signal("w", name)
         shard = one.shard_for("w")
         run = await one.current("w")
-        shard.journal._store = store  # type: ignore[assignment]
+        shard.journal._store = store
         store.hold("append")
-        take = one.take_activity if kind == "activity" else one.take_task
-        taking = asyncio.get_running_loop().create_task(take(wait_s=20))
+        taken: Coroutine[Any, Any, Any] = one.take_activity(wait_s=20) if kind == "activity" else one.take_task(wait_s=20)
+        taking = asyncio.get_running_loop().create_task(taken)
         await asyncio.sleep(0.5)
         assert store.count("append") == 1, "the start of the task is on its way"
         one.view.active, one.view.failover_version = "two", 2

@@ -8,13 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
+import replication.feed
 from cluster.core.branches import contains, head_of
+from cluster.core.entry import decode_entry
 from cluster.core.state import checksum
+from cluster.history.replicate import replicate
 from cluster.history.run_delta import decode_delta, encode_delta
 from cluster.stores.base import RunKey, ShardId, StoreUnavailable
 from replication.cursors import CURSOR_KIND
 from replication.quarantine import QUARANTINE_KIND
-from tests.history.commands import activity, child, complete, timer
+from replication.run_news import RunNews, delta_of, extension, news_of_group
+from tests.history.commands import activity, child, complete, continue_as_new, timer
 from tests.history.world import NAMESPACE, eventually
 from tests.replication.lossy_link import Faults
 from tests.replication.two_regions import LIMITS, Pair, RegionWorld, play
@@ -204,6 +208,86 @@ def test_a_new_peer_gets_all_that_there_is_while_the_active_region_works_on() ->
             await asyncio.sleep(0.01)
         await pair.agree()
         assert len(await pair.two.all_runs()) == 40
+
+    play(story)
+
+
+def test_a_stale_owner_of_a_shard_tells_what_its_successor_has_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is durable, and beyond the end of its own journal."""
+
+    async def story(pair: Pair) -> None:
+        one = pair.one
+        run_id = await one.start("w")
+        await pair.agree()
+        await one.checkpoint()
+        shard, key = one.shard_for("w"), RunKey(NAMESPACE.id, "w", run_id)
+        shard.forget(shard.runs[key])
+        load = shard.store.load
+
+        async def successors_row(number: ShardId, wanted: RunKey) -> Any:
+            row = await load(number, wanted)
+            assert row is not None
+            return msgspec.structs.replace(row, changed_position=shard.journal.last_position + 2)
+
+        monkeypatch.setattr(shard.store, "load", successors_row)
+        delta = decode_delta(await one.inside(lambda: delta_of(shard, RunNews(key, []), 1)))
+        assert delta.run_id == run_id and delta.state
+
+    play(story)
+
+
+def test_a_group_that_cannot_be_told_is_told_by_state_and_the_stream_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its numbers, too: the peer has done with those that were told before, and would apply nothing that came under them."""
+
+    async def story(pair: Pair) -> None:
+        one = pair.one
+        await one.start("w")
+        for number in range(5):
+            await one.signal("w", f"told {number}")
+        await pair.agree()
+        failed: list[int] = []
+
+        def failing(*group: Any) -> Any:
+            if not failed:
+                failed.append(1)
+                raise KeyError("planted by the test")
+            return news_of_group(*group)
+
+        monkeypatch.setattr(replication.feed, "news_of_group", failing)
+        await one.signal("w", "in the group that fails")
+        assert failed
+        await one.signal("w", "behind it")
+        await pair.agree()
+        await one.start("x")
+        await pair.agree()
+
+    play(story)
+
+
+def test_a_chain_of_three_runs_in_one_group_is_told_as_one() -> None:
+    async def story(pair: Pair) -> None:
+        one, two = pair.one, pair.two
+        pair.is_linked = False
+        pair.cut()
+        shard = one.shard_for("w")
+        group: list[Any] = []
+        states: dict[Any, Any] = {}
+        tell = shard.on_durable_entries
+        assert tell is not None
+
+        def heard(shard: Any, position: int, entries: list[bytes], touched: dict[Any, Any]) -> None:
+            group.extend((data, decode_entry(data)) for data in entries)
+            states.update({run.key: state for run, state in touched.items()})
+            tell(shard, position, entries, touched)
+
+        shard.on_durable_entries = heard
+        await one.start("w")
+        for _ in range(2):
+            await one.answer(await one.take_task(wait_s=10), continue_as_new())
+        (news,) = news_of_group(shard, group, states, 2)
+        assert news.successor is not None and news.successor.successor is not None
+        await two.inside(lambda: replicate(two.shard_for("w"), extension(news)))
+        assert await two.all_runs() == await one.all_runs() and len(await two.all_runs()) == 3
 
     play(story)
 
